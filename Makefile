@@ -1,0 +1,60 @@
+# make demo     the main route on the bundled model: table and figure
+# make test     the tests
+# make figures  every figure, from tables that are made where they are missing
+# make check    format, lint, types
+# make train    the bundled models anew
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := HF_HUB_OFFLINE=1 $(BIN)/python
+FIGURES := patch_heads probe_blocks
+
+.PHONY: help demo test figures check format train install clean
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(RUN) -m analyses.patch_heads
+
+figures: $(FIGURES:%=figures/out/%.pdf)
+
+figures/data/%.nc: | $(VENV)/.installed
+	$(RUN) -m analyses.$*
+
+figures/out/%.pdf: figures/%.py figures/data/%.nc
+	$(RUN) -m figures.$*
+
+.PRECIOUS: figures/data/%.nc
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --nbmake --nbmake-timeout=600 examples
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(VENV)/.installed
+	$(RUN) -m dit_lens.training --model mini-wan --out dit_lens/models/weights/mini-wan
+	$(RUN) -m dit_lens.training --model mini-wan-null --out dit_lens/models/weights/mini-wan-null
+
+clean:
+	rm -rf figures/data figures/out .pytest_cache .ruff_cache build dist *.egg-info

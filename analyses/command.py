@@ -1,0 +1,64 @@
+"""What every analysis does around its question: options, reuse, writing whole or not at all, table, figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import xarray as xr
+
+from dit_lens import results
+
+Config = TypeVar("Config")
+DATA = Path("figures/data")
+
+
+def main(
+    config_type: type[Config],
+    run: Callable[[Config], xr.Dataset],
+    table: Callable[[xr.Dataset], str],
+    draw: Callable[[xr.Dataset], Path],
+    name: str,
+    description: str | None,
+) -> None:
+    """Runs an analysis from the command line.
+
+    The result goes to figures/data/NAME.nc (aside, then renamed). A result that lies there already and was made by
+    the same options and version is shown instead of made again. Bad input ends with status 2 and one line, Ctrl-C
+    with status 130 and nothing half-written.
+    """
+    config = tyro.cli(config_type, prog=f"python -m analyses.{name}", description=description)
+    path = DATA / f"{name}.nc"
+    try:
+        result = _same(path, config)
+        if result is None:
+            result = run(config)
+            result.attrs["provenance"] = results.provenance(config=_plain(config), **result.attrs)
+            results.save(result, path)
+        else:
+            print(f"{path} was made by these options already; delete it to make it anew\n")
+        print(table(result))
+        print(f"\nresult  {path}\nfigure  {draw(result)}")
+    except (ValueError, KeyError, IndexError, FileNotFoundError) as error:
+        sys.exit(f"error: {error.args[0] if error.args else error}")
+    except KeyboardInterrupt:
+        print(f"\nstopped; nothing was written to {path}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+
+
+def _same(path: Path, config: Any) -> xr.Dataset | None:
+    """The result at `path` where the same options and package version made it."""
+    if not path.is_file():
+        return None
+    result = results.open_result(path)
+    made = results.facts(result)
+    version = results.versions()
+    return result if made["config"] == _plain(config) and made["versions"] == version else None

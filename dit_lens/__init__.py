@@ -1,0 +1,63 @@
+"""dit_lens: TransformerLens-style hooking for video diffusion transformers.
+
+One picture: clip -> latent -> trajectory -> activations -> question -> table -> figure. Each arrow is a module; a
+module imports only from floors below its own (tests/test_layout.py holds it).
+
+====== ===================================================================================================
+floor  what is there
+====== ===================================================================================================
+7      patching: named questions over sweeps
+6      sweeps: (address, edit) -> effect, exact and without running anything twice; capture: pooled activations
+       of many clips
+5      lens: DiTLens (load, invert, sample, run_with_cache, hooks, trace)
+4      running: one evaluation with hooks, cache, skipped prefix or early stop; probing: linear probes; training:
+       the recipe of mini-wan and its twins
+3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache;
+       trajectory; datasets: one file each; models: bundled weights, codec, loading
+2      clips: the clip contract; conditioning; hook_points: the vocabulary; edits: pure tensor edits; flow:
+       velocity contract and solvers; video: frames and tensors; plots: axes-level matplotlib
+1      axes: axis letters and the token grid; choices: "did you mean"; results: xarray with provenance; stats:
+       intervals over scenes
+====== ===================================================================================================
+
+Importing the package is light; nnsight, diffusers and torch are imported when something of theirs is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dit_lens import datasets, edits, flow, patching, plots, probing, results, stats, sweeps, video
+    from dit_lens.conditioning import Conditioning
+    from dit_lens.lens import DiTLens
+
+__version__ = "0.1.0"
+__all__ = [
+    "Conditioning",
+    "DiTLens",
+    "datasets",
+    "edits",
+    "flow",
+    "patching",
+    "plots",
+    "probing",
+    "results",
+    "stats",
+    "sweeps",
+    "video",
+]
+_CLASSES = {"DiTLens": "dit_lens.lens", "Conditioning": "dit_lens.conditioning"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"dit_lens.{name}")
+    raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,123 @@
+"""Capture: pooled activations of many clips along their trajectories, reduced where they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from dit_lens.choices import check_choice
+from dit_lens.clips import ROLES, Clip, Quadruplet
+from dit_lens.lens import DiTLens
+from dit_lens.trajectory import Trajectory
+
+PATHS = ("inversion", "noising")
+
+
+@dataclass(frozen=True)
+class Route:
+    """How clips get from data to noise: by inverting the sampler, or by plain noising (the baseline).
+
+    Attributes:
+        levels: steps of the sampler between data and noise.
+        solver: see `flow.SOLVERS`.
+        seed: of the noise that "noising" adds; it belongs to a half of A or B and is spliced with it.
+    """
+
+    path: Literal["inversion", "noising"] = "inversion"
+    levels: int = 20
+    solver: str = "euler"
+    seed: int = 0
+
+
+def role_major(quadruplets: Sequence[Quadruplet]) -> list[Clip]:
+    """The clips ordered A A A ... B B B ... C C C ... D D D ..."""
+    return [quadruplet.clips[role] for role in range(len(ROLES)) for quadruplet in quadruplets]
+
+
+def travel(lens: DiTLens, quadruplets: Sequence[Quadruplet], route: Route, until: int | None = None) -> Trajectory:
+    """The trajectory of all clips of the quadruplets, role by role (see `role_major`)."""
+    check_choice(route.path, PATHS, "path")
+    clips = role_major(quadruplets)
+    if route.path == "inversion":
+        return lens.invert(clips, steps=route.levels, solver=route.solver, until=until)
+    latents = lens.encode(clips)
+    return lens.noising(latents, spliced_noise(latents, quadruplets, route.seed), steps=route.levels)
+
+
+def spliced_noise(latents: torch.Tensor, quadruplets: Sequence[Quadruplet], seed: int) -> torch.Tensor:
+    """Gaussian noise for role-major latents: own noise for A and B, theirs by halves for C and D.
+
+    Noise of a quadruplet depends on its id and the seed alone.
+    """
+    compression = (quadruplets[0].a.frames.shape[0] - 1) // (latents.shape[2] - 1)
+    noise = []
+    for quadruplet in quadruplets:
+        words = np.frombuffer(quadruplet.id.encode(), dtype=np.uint8).tolist()
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]))
+        a, b = torch.randn((2, *latents.shape[1:]), generator=generator)
+        cut = 1 + (quadruplet.splice - 1) // compression
+        c, d = (torch.cat([x[:, :cut], y[:, cut:]], dim=1) for x, y in ((a, b), (b, a)))
+        noise.append(torch.stack([a, b, c, d]))
+    return torch.stack(noise, dim=1).flatten(0, 1).to(latents)
+
+
+def batches(quadruplets: Sequence[Quadruplet], size: int, progress: str | None = None) -> Iterator[list[Quadruplet]]:
+    """Consecutive groups of at most `size` quadruplets, with a progress bar where it is given a name."""
+    starts = range(0, len(quadruplets), size)
+    for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None):
+        yield list(quadruplets[start : start + size])
+
+
+@torch.no_grad()
+def capture_pooled(
+    lens: DiTLens,
+    quadruplets: Sequence[Quadruplet],
+    steps: Sequence[int],
+    route: Route,
+    point: str = "resid_post",
+    batch_size: int = 8,
+    progress: str | None = None,
+) -> xr.Dataset:
+    """Token means of a point of every block, and the latent each evaluation was fed.
+
+    Args:
+        steps: at which steps of the route.
+        point: the short name of a point of the block itself, such as "resid_post" or "attn_out".
+        batch_size: quadruplets to a batch.
+
+    Returns:
+        `activation` (quadruplet, role, step, block, feature) and `latent` (quadruplet, role, step, value), with
+        `possible` (quadruplet, role), `property` and group ids as coordinates.
+    """
+    pooled, latents = [], []
+    names = f"blocks.*.hook_{point}"
+    for batch in batches(quadruplets, batch_size, progress):
+        trajectory = travel(lens, batch, route, until=max(steps))
+        _, cache = lens.run_with_cache(trajectory, steps=steps, names_filter=names, reduce=lambda x: x.mean(1))
+        stacked = torch.stack([cache[point, block] for block in range(lens.blocks)], dim=2)
+        fed = torch.stack([trajectory.latent(step).flatten(1) for step in steps])
+        pooled.append(stacked.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3, 4))
+        latents.append(fed.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
+    schedule = trajectory.schedule
+    return xr.Dataset(
+        {
+            "activation": (("quadruplet", "role", "step", "block", "feature"), torch.cat(pooled).float().numpy()),
+            "latent": (("quadruplet", "role", "step", "value"), torch.cat(latents).float().numpy()),
+        },
+        coords={
+            "quadruplet": [q.id for q in quadruplets],
+            "property": ("quadruplet", [q.property for q in quadruplets]),
+            "role": list(ROLES),
+            "possible": (("quadruplet", "role"), [[clip.possible for clip in q.clips] for q in quadruplets]),
+            "step": list(steps),
+            "sigma": ("step", [schedule.sigmas[step] for step in steps]),
+            "timestep": ("step", [schedule.timesteps[step] for step in steps]),
+            "block": range(lens.blocks),
+        },
+    )

@@ -1,0 +1,128 @@
+"""The clip contract: what a data set hands out, whoever made it.
+
+A `Clip` is a short video with what is known of it; a `Quadruplet` is two possible clips A, B and their two
+impossible crossings C (first half of A, second half of B) and D (first half of B, second half of A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+ROLES = ("A", "B", "C", "D")
+Half = Literal["first", "second"]
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Ground truth of the object in every frame, in pixels and pixels per frame (x to the right, y down).
+
+    `present` says that there is an object (visible or not), `hidden` that it is wholly behind the occluder.
+    Positions and velocities are NaN where no object is present.
+    """
+
+    position: Float[np.ndarray, "F 2"]
+    velocity: Float[np.ndarray, "F 2"]
+    present: Bool[np.ndarray, " F"]
+    hidden: Bool[np.ndarray, " F"]
+
+    def splice(self, other: Track, frame: int) -> Track:
+        """The track that follows this one before `frame` and the other from `frame` on."""
+        fields = ("position", "velocity", "present", "hidden")
+        return Track(*(np.concatenate([getattr(self, f)[:frame], getattr(other, f)[frame:]]) for f in fields))
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One video and what is known of it.
+
+    Attributes:
+        id: unique name, `dataset/split/group/role`.
+        frames: uint8 RGB of shape (F, H, W, 3).
+        possible: True, False, or None where the label is unknown (never guessed).
+        group: id of the quadruplet (or other unit) that must stay on one side of every split.
+        role: "A", "B", "C" or "D" inside a quadruplet.
+        property: the law in question, such as "permanence".
+        factors: everything else that was drawn for the scene (plain Python values).
+        track: ground truth of the object, where there is one.
+        fps: frames per second as the maker intends them.
+    """
+
+    id: str
+    frames: UInt8[np.ndarray, "F H W 3"]
+    possible: bool | None
+    group: str
+    role: str
+    property: str
+    factors: Mapping[str, Any] = field(default_factory=dict)
+    track: Track | None = None
+    fps: float = 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A possible and an impossible clip of one quadruplet that share one half.
+
+    `first_difference` and `last_difference` are the first and last frame in which the two differ.
+    """
+
+    possible: Clip
+    impossible: Clip
+    shares: Half
+    first_difference: int
+    last_difference: int
+
+
+@dataclass(frozen=True, eq=False)
+class Quadruplet:
+    """Two possible clips (a, b) and their crossings (c, d), spliced at frame `splice`.
+
+    Every frame of c and d is, bit for bit, a frame of a or b, so that a + b - c - d = 0 for every feature that is
+    a sum over frames.
+    """
+
+    a: Clip
+    b: Clip
+    c: Clip
+    d: Clip
+    splice: int
+    property: str
+    event: str
+
+    @cached_property
+    def id(self) -> str:
+        """The group id shared by the four clips."""
+        return self.a.group
+
+    @cached_property
+    def clips(self) -> tuple[Clip, Clip, Clip, Clip]:
+        """The clips in the order A, B, C, D."""
+        return self.a, self.b, self.c, self.d
+
+    def pairs(self, shares: Half) -> tuple[Pair, Pair]:
+        """The two possible/impossible pairs with the same first half (A, C), (B, D) or second half (A, D), (B, C).
+
+        Args:
+            shares: "first" or "second".
+
+        Raises:
+            ValueError: any other half.
+        """
+        match shares:
+            case "first":
+                return _pair(self.a, self.c, shares), _pair(self.b, self.d, shares)
+            case "second":
+                return _pair(self.a, self.d, shares), _pair(self.b, self.c, shares)
+        raise ValueError(
+            f"got shares={shares!r} · expected 'first' or 'second' · say which half the pair has in common"
+        )
+
+
+def _pair(possible: Clip, impossible: Clip, shares: Half) -> Pair:
+    frames = np.flatnonzero((possible.frames != impossible.frames).any(axis=(1, 2, 3)))
+    return Pair(possible, impossible, shares, int(frames[0]), int(frames[-1]))

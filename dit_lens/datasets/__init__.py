@@ -1,0 +1,29 @@
+"""Data sets by name. Each file is one data set and hands out `Quadruplet`s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dit_lens.choices import check_choice
+from dit_lens.clips import Quadruplet
+
+NAMES = ("miniphys",)
+
+
+def load(name: str, **options: Any) -> Sequence[Quadruplet]:
+    """A data set as a sequence of quadruplets.
+
+    Args:
+        name: "miniphys".
+        **options: the data set's own; for miniphys `split`, `quadruplets`, `properties`, `seed`
+            (see `dit_lens.datasets.miniphys.MiniPhys`).
+
+    Raises:
+        ValueError: unknown name or option value.
+        TypeError: an option that the data set does not have.
+    """
+    check_choice(name, NAMES, "data set")
+    from dit_lens.datasets.miniphys import MiniPhys
+
+    return MiniPhys(**options)

@@ -1,0 +1,353 @@
+"""DiTLens: load a video DiT, invert clips through its sampler, run it with hooks, read what it thinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from dit_lens import flow
+from dit_lens.cache import ActivationCache
+from dit_lens.clips import Clip
+from dit_lens.conditioning import Conditioning
+from dit_lens.hook_points import HookFunction, NamesFilter
+from dit_lens.models.loading import empty_prompt, load_pipeline
+from dit_lens.running import Evaluation, HookedTransformer, Reduce, Request
+from dit_lens.tracing import Prefix
+from dit_lens.trajectory import Schedule, Trajectory
+from dit_lens.video import to_tensor
+
+Input = Clip | Sequence[Clip] | np.ndarray | Tensor
+
+
+class DiTLens:
+    """A lens on the transformer of a stock diffusers video pipeline.
+
+    Args:
+        pipeline: a loaded pipeline; it is left as it was.
+        name: how results call the model.
+        conditioning: what to feed beside latent and time; the pipeline's empty prompt unless given.
+
+    Raises:
+        TypeError: no family knows the transformer.
+        ValueError: no conditioning was given and the pipeline has no text encoder.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, name: str | None = None, conditioning: Conditioning | None = None):
+        self.pipeline, self.transformer, self.vae = pipeline, pipeline.transformer, pipeline.vae
+        self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
+        self.model = HookedTransformer(self.transformer, self.name)
+        self.family, self.table = self.model.family, self.model.table
+        self.conditioning = conditioning or empty_prompt(pipeline)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, seed: int = 0, **options: Any) -> DiTLens:
+        """A lens on a bundled model, a diffusers folder, or a hub id. Only safetensors are read.
+
+        Args:
+            name: "mini-wan", "mini-wan-null", "mini-wan-random", a folder, or "owner/name".
+            seed: of the initialisation of "mini-wan-random" (0 is where the training of mini-wan began).
+            **options: for `DiffusionPipeline.from_pretrained`: torch_dtype, device_map, revision, ...
+
+        Raises:
+            ValueError: unknown name, or a damaged checkpoint (names the file).
+        """
+        pipeline, conditioning = load_pipeline(name, seed, **options)
+        return cls(pipeline, str(name), conditioning)
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks."""
+        return sum(name.endswith("hook_resid_post") for name in self.table.points)
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads in a block."""
+        return self.transformer.config.num_attention_heads
+
+    def block(self, index: int) -> Any:
+        """Nnsight's envoy of a block, for use inside `trace`; negative indices count from the end."""
+        return self.model.traced.module(self.family.block_path(index % self.blocks))
+
+    def hook_points(self) -> pd.DataFrame:
+        """Every hook point: name, axes, whether it can be written, and for an absent one the reason."""
+        rows = [(p.name, p.axes, "read, write" if p.write else "read", "") for p in self.table.points.values()]
+        rows += [(name, "", "", reason) for name, reason in self.table.absent.items()]
+        return pd.DataFrame(rows, columns=["name", "axes", "access", "absent because"])
+
+    # Between pixels, latents and noise.
+
+    @torch.no_grad()
+    def encode(self, clips: Input) -> Float[Tensor, "b c f h w"]:
+        """Normalised latents of clips, of uint8 frames (F, H, W, 3) or (b, F, H, W, 3), or of latents themselves.
+
+        Raises:
+            ValueError: a tensor that is no latent, or frames that are not uint8 RGB.
+        """
+        if isinstance(clips, Tensor):
+            channels = self.transformer.config.in_channels
+            if clips.ndim != 5 or clips.shape[1] != channels:
+                raise ValueError(
+                    f"got a tensor of shape {tuple(clips.shape)} · expected latents (b, {channels}, f, h, w)"
+                    " · give frames as a uint8 array (F, H, W, 3)"
+                )
+            return clips
+        if isinstance(clips, np.ndarray):
+            frames = clips if clips.ndim == 5 else clips[None]
+        else:
+            frames = np.stack([clip.frames for clip in ([clips] if isinstance(clips, Clip) else clips)])
+        return self.family.encode(self.vae, to_tensor(frames))
+
+    @torch.no_grad()
+    def decode(self, trajectory: Trajectory, step: int = 0, clean: bool = True) -> Float[Tensor, "b 3 F H W"]:
+        """Video in about [-1, 1]: by default the model's clean estimate x0 = x - sigma v at a step.
+
+        Args:
+            clean: False decodes the latent x_sigma itself, as step 0 always does.
+        """
+        latent = trajectory.latent(step)
+        if clean and step:
+            _, cache = self.run_with_cache(trajectory, step=step, names_filter="hook_x0")
+            latent = cache["hook_x0"]
+        return self.family.decode(self.vae, latent.float())
+
+    def schedule(self, steps: int) -> Schedule:
+        """The levels of the pipeline's own scheduler."""
+        return Schedule.from_scheduler(self.pipeline.scheduler, steps)
+
+    def invert(
+        self,
+        clips: Input,
+        steps: int = 50,
+        solver: str = "heun",
+        until: int | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Trajectory:
+        """The path from data to noise: the probability-flow ODE integrated backward from clean latents.
+
+        Args:
+            clips: clips, frames or latents (see `encode`).
+            steps: levels of the pipeline's scheduler.
+            solver: "euler", "midpoint" or "heun".
+            until: last step to compute; all unless given.
+            batch_size: clips to a forward.
+
+        Raises:
+            ValueError, FloatingPointError: see `flow.integrate`.
+        """
+        schedule = self.schedule(steps)
+        last = schedule.check_step(len(schedule) if until is None else until)
+        batches = tqdm(self.encode(clips).split(batch_size), "invert", unit="batch", disable=not progress)
+        path = self._integrate(batches, schedule, range(last + 1), solver)
+        return Trajectory(path, schedule, self.conditioning, solver, "invert", _ids(clips))
+
+    def sample(
+        self, start: Trajectory, solver: str | None = None, batch_size: int = 32, progress: bool = False
+    ) -> Trajectory:
+        """The sampler, run back from the noise that a trajectory ends in; its step 0 is the regenerated clip.
+
+        Args:
+            start: a trajectory that reaches the last step.
+            solver: that of `start` unless given.
+
+        Raises:
+            IndexError: `start` was stopped before the last step.
+        """
+        schedule = start.schedule
+        solver = solver or start.solver
+        batches = tqdm(start.latent(len(schedule)).split(batch_size), "sample", unit="batch", disable=not progress)
+        path = self._integrate(batches, schedule, range(len(schedule), -1, -1), solver).flip(0)
+        return Trajectory(path, schedule, start.conditioning, solver, "sample", start.clip_ids)
+
+    def noising(self, clips: Input, noise: Float[Tensor, "b c f h w"], steps: int = 50) -> Trajectory:
+        """The straight path x_sigma = (1 - sigma) x_0 + sigma noise: no model, the baseline for inversion."""
+        latents, schedule = self.encode(clips), self.schedule(steps)
+        path = torch.stack([(1 - sigma) * latents + sigma * noise for sigma in schedule.sigmas])
+        return Trajectory(path, schedule, self.conditioning, "none", "noising", _ids(clips))
+
+    @torch.no_grad()
+    def _integrate(
+        self, batches: Iterable[Tensor], schedule: Schedule, order: Sequence[int], solver: str
+    ) -> Float[Tensor, "s b c f h w"]:
+        steps = {schedule.sigmas[step]: step for step in order}
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            place = self._evaluation(x, schedule.timestep(sigma), steps.get(sigma), sigma, self.conditioning)
+            return self.model.velocity(place).float()
+
+        paths = [torch.stack(list(flow.integrate(velocity, x, list(steps), solver))) for x in batches]
+        return torch.cat(paths, dim=1)
+
+    # Running with hooks.
+
+    def run_with_cache(
+        self,
+        trajectory: Trajectory | None = None,
+        step: int | None = None,
+        *,
+        sigma: float | None = None,
+        steps: Iterable[int] | None = None,
+        names_filter: NamesFilter = "*",
+        reduce: Reduce | None = None,
+        stop_at: str | None = None,
+        **inputs: Any,
+    ) -> tuple[Tensor | None, ActivationCache]:
+        """Velocity and activations of one fresh evaluation at (x_i, sigma_i), or of several with a leading step axis.
+
+        Args:
+            trajectory: with one of `step`, `sigma` (the nearest level) or `steps`.
+            names_filter: a name, glob, list of these, or predicate.
+            reduce: applied to each activation where it is made, such as `lambda x: x.mean(1)`.
+            stop_at: a hook point behind which nothing is run; the velocity is then None.
+            **inputs: instead of a trajectory: `latent`, `timestep` and optionally `encoder_hidden_states`.
+
+        Raises:
+            KeyError: unknown hook point. IndexError: unknown step. TypeError: neither trajectory nor latent.
+        """
+        request = Request(names_filter, reduce, stop_at)
+        several = None if steps is None else tuple(steps)
+        evaluations = self._evaluations(trajectory, step, sigma, several, inputs)
+        velocities, caches = zip(*(self.model.run(evaluation, request) for evaluation in evaluations), strict=True)
+        grid = self.model.grid(evaluations[0])
+        if several is None:
+            return velocities[0], ActivationCache(caches[0], grid, self.blocks)
+        tensors = {name: torch.stack([cache[name] for cache in caches]) for name in caches[0]}
+        velocity = None if stop_at else torch.stack(velocities)
+        return velocity, ActivationCache(tensors, grid, self.blocks, several)
+
+    def run_with_hooks(
+        self,
+        trajectory: Trajectory | None = None,
+        step: int | None = None,
+        *,
+        fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
+        sigma: float | None = None,
+        **inputs: Any,
+    ) -> Tensor:
+        """The velocity of one evaluation with hooks; see `run_with_cache` and `hooks` for the arguments."""
+        (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
+        with self.hooks(fwd_hooks):
+            return self.model.velocity(evaluation)
+
+    @contextmanager
+    def hooks(
+        self, fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]], steps: Iterable[int] | None = None
+    ) -> Iterator[DiTLens]:
+        """Hooks on every evaluation inside the block: run, invert, sample, and calls of the user's own pipeline.
+
+        Nested contexts add up, outer first. They do not act inside `trace`, which is nnsight's own.
+
+        Args:
+            fwd_hooks: (name, glob, list or predicate; function (tensor, hook) -> tensor or None).
+            steps: only at these steps, counted from data; everywhere unless given.
+
+        Raises:
+            KeyError: unknown hook point. TypeError: writing a point that can only be read.
+            RuntimeError: a hook never fired.
+        """
+        with self.model.hooks(fwd_hooks, steps, self._locate):
+            yield self
+
+    def trace(
+        self,
+        trajectory: Trajectory | None = None,
+        step: int | None = None,
+        *,
+        sigma: float | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Nnsight's own tracer over one evaluation; its `with` body starts on a line of its own.
+
+        Modules must be touched in forward order: `h = lens.block(3).output.save()`.
+        """
+        (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
+        return self.model.traced.trace(evaluation.inputs)
+
+    def run_suffix(
+        self,
+        evaluation: Evaluation,
+        start: int,
+        stream: Float[Tensor, "b n d"],
+        functions: Mapping[str, HookFunction],
+        request: Request,
+    ) -> tuple[Tensor | None, ActivationCache]:
+        """Blocks from `start` on, given the stream that enters it; earlier blocks are not run.
+
+        Args:
+            evaluation: as for the whole model, at the batch size of `stream`.
+            functions: one hook function per point; those of `hooks` do not act here.
+        """
+        prefix = Prefix(tuple(self.family.block_path(block) for block in range(start)), stream)
+        asked = Request(request.names, request.reduce, request.stop_at, prefix)
+        velocity, kept = self.model.run_with(evaluation, {name: [f] for name, f in functions.items()}, asked)
+        return velocity, ActivationCache(kept, self.model.grid(evaluation), self.blocks)
+
+    def evaluation(self, trajectory: Trajectory, step: int) -> Evaluation:
+        """The inputs of the transformer at a step of a trajectory."""
+        schedule = trajectory.schedule
+        x = trajectory.latent(step)
+        return self._evaluation(x, schedule.timesteps[step], step, schedule.sigmas[step], trajectory.conditioning)
+
+    def _evaluations(
+        self,
+        trajectory: Trajectory | None,
+        step: int | None,
+        sigma: float | None,
+        steps: tuple[int, ...] | None,
+        inputs: dict[str, Any],
+    ) -> list[Evaluation]:
+        if trajectory is None:
+            return [self._given(inputs)]
+        if inputs:
+            raise TypeError(f"got {', '.join(inputs)} beside a trajectory · expected one or the other")
+        places = [] if steps is None else list(steps)
+        places += [] if step is None else [step]
+        places += [] if sigma is None else [trajectory.schedule.step_at(sigma)]
+        if (step is not None) + (sigma is not None) + (steps is not None) != 1:
+            raise TypeError("got no single place on the trajectory · expected exactly one of step=, sigma= and steps=")
+        return [self.evaluation(trajectory, place) for place in places]
+
+    def _given(self, inputs: dict[str, Any]) -> Evaluation:
+        known = ["latent", "timestep", *self.conditioning.tensors]
+        if not {"latent", "timestep"} <= inputs.keys() or not inputs.keys() <= set(known):
+            raise TypeError(
+                f"got {', '.join(inputs) or 'nothing'} · expected a trajectory, or latent= and timestep= and maybe"
+                f" {', '.join(self.conditioning.tensors)}="
+            )
+        latent = self.encode(inputs["latent"])
+        time = torch.as_tensor(inputs["timestep"], dtype=torch.float32, device=latent.device).expand(len(latent))
+        extra = {name: inputs.get(name, tensor) for name, tensor in self.conditioning.tensors.items()}
+        return Evaluation(self.family.inputs(latent, time, extra), None, float(time[0]) / self.family.TRAIN_TIMESTEPS)
+
+    def _evaluation(
+        self, x: Tensor, timestep: float, step: int | None, sigma: float, conditioning: Conditioning
+    ) -> Evaluation:
+        time = torch.full((len(x),), timestep, dtype=torch.float32, device=x.device)
+        inputs = self.family.inputs(x.to(self.family.input_dtype(self.transformer)), time, conditioning.tensors)
+        return Evaluation(inputs, step, sigma)
+
+    def _locate(self, inputs: Mapping[str, Any]) -> tuple[int | None, float]:
+        """Step and sigma of a call that a pipeline makes; step None where its scheduler has no such timestep."""
+        scheduler, fed = self.pipeline.scheduler, float(inputs["timestep"].flatten()[0])
+        index = (scheduler.timesteps == fed).nonzero().flatten().tolist()
+        if not index:
+            return None, fed / self.family.TRAIN_TIMESTEPS
+        return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
+
+
+def _ids(clips: Input) -> tuple[str, ...]:
+    if isinstance(clips, Clip):
+        return (clips.id,)
+    if isinstance(clips, (Tensor, np.ndarray)):
+        return tuple(str(i) for i in range(len(clips) if clips.ndim == 5 else 1))
+    return tuple(clip.id for clip in clips)

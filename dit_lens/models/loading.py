@@ -1,0 +1,107 @@
+"""From a name to a loaded pipeline: bundled, a folder, or a hub id; safetensors only, checked before they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from dit_lens import models
+from dit_lens.choices import nearest
+from dit_lens.conditioning import Conditioning
+
+
+def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[DiffusionPipeline, Conditioning | None]:
+    """The pipeline, and its empty-prompt embedding where the folder holds one.
+
+    Raises:
+        ValueError: unknown name, or a damaged checkpoint (names the file).
+    """
+    if str(name) in models.NAMES:
+        source: str | Path = models.locate(str(name))
+    elif Path(name).is_dir():
+        source = Path(name)
+    elif str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        source = str(name)
+    else:
+        raise ValueError(
+            f"got model {str(name)!r} · expected one of {', '.join(models.NAMES)}, a diffusers folder,"
+            f" or a hub id owner/name{nearest(str(name), models.NAMES)}"
+        )
+    if isinstance(source, Path):
+        check_checkpoint(source)
+    # diffusers wants to be told of parts that a pipeline is saved without, such as a text encoder.
+    absent = dict.fromkeys(_saved_without(source))
+    pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **(absent | options))
+    if str(name) == models.RANDOM_INIT:
+        from dit_lens.models.mini_wan import new_transformer
+
+        pipeline.register_modules(transformer=new_transformer(seed))
+    prompt = Path(source) / models.EMPTY_PROMPT
+    if not prompt.is_file():
+        return pipeline, None
+    return pipeline, Conditioning({"encoder_hidden_states": load_file(prompt)["prompt_embeds"]}, prompt="")
+
+
+def _saved_without(source: str | Path) -> list[str]:
+    if not isinstance(source, Path):
+        return []
+    index = json.loads((source / "model_index.json").read_text())
+    return [part for part, made_by in index.items() if made_by == [None, None]]
+
+
+@torch.no_grad()
+def empty_prompt(pipeline: DiffusionPipeline) -> Conditioning:
+    """The pipeline's own embedding of the empty prompt.
+
+    Raises:
+        ValueError: it has no text encoder.
+    """
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise ValueError(
+            "got a pipeline without text encoder · expected one, or conditioning="
+            "Conditioning({'encoder_hidden_states': embedding}) · DiTLens.from_pretrained(folder) finds the folder's"
+            f" {models.EMPTY_PROMPT}"
+        )
+    embedding, _ = pipeline.encode_prompt("", do_classifier_free_guidance=False)
+    return Conditioning({"encoder_hidden_states": embedding}, prompt="")
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Reads the header of every safetensors file, and its sha256 where the folder lists one.
+
+    Raises:
+        ValueError: a file is missing, truncated or changed; names it.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"got folder {folder} · expected a diffusers pipeline with model_index.json")
+    sums = folder / models.CHECKSUMS
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+    for file in sorted({*folder.rglob("*.safetensors"), *(folder / name for name in expected)}):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"got {file}, which is missing or damaged ({error}) · expected safetensors · fetch or train it again"
+            ) from error
+        name = file.relative_to(folder).as_posix()
+        if name in expected and sha256(file) != expected[name]:
+            raise ValueError(
+                f"got {file}, whose sha256 is not the one in {models.CHECKSUMS} · expected the file as it was saved"
+                " · fetch or train it again"
+            )
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,128 @@
+"""Linear probes: a scikit-learn estimator to fit, one affine torch map to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+STRENGTH = 0.02
+FOLDS = 5
+
+
+def estimator(strength: float = STRENGTH) -> Pipeline:
+    """Standardised L2 logistic regression; `strength` is scikit-learn's C, the inverse of the penalty."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+
+
+def out_of_fold_logits(
+    features: Float[np.ndarray, "i d"], possible: Bool[np.ndarray, " i"], groups: np.ndarray, folds: int = FOLDS
+) -> Float[np.ndarray, " i"]:
+    """Each clip's logit by a probe fitted on other groups only."""
+    cv = GroupKFold(folds)
+    return np.asarray(
+        cross_val_predict(estimator(), features, possible, groups=groups, cv=cv, method="decision_function")
+    )
+
+
+def check_labels(possible: np.ndarray) -> Bool[np.ndarray, " i"]:
+    """The labels as booleans.
+
+    Raises:
+        ValueError: an unknown label, or a single class.
+    """
+    unknown = sum(label is None for label in possible)
+    if unknown or len(set(possible)) < 2:
+        raise ValueError(
+            f"got {unknown} clips without a label and classes {sorted(set(map(str, possible)))}"
+            " · expected possible and impossible clips · drop clips whose label is unknown"
+        )
+    return np.asarray(possible, dtype=bool)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Where a probe reads: a hook point, the step and noise level it was fitted at, and the model."""
+
+    point: str
+    step: int
+    sigma: float
+    model: str
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A fitted, frozen linear probe: logit = mean over tokens of the activation . weight + bias.
+
+    Attributes:
+        weight: (d,) in the units of the raw activation (the scaler is folded in).
+        spread: standard deviation of out-of-fold logits over the training clips; effects are told in this unit.
+    """
+
+    weight: Float[Tensor, " d"]
+    bias: float
+    spread: float
+    reads: Reads
+
+    @classmethod
+    def fit(cls, features: Float[np.ndarray, "i d"], possible: np.ndarray, groups: np.ndarray, reads: Reads) -> Probe:
+        """Fits on token means of `reads.point`; a positive logit says possible.
+
+        Raises:
+            ValueError: see `check_labels`.
+        """
+        labels = check_labels(possible)
+        fitted = estimator().fit(features, labels)
+        scaler: Any = fitted[0]
+        logistic: Any = fitted[1]
+        weight = logistic.coef_[0] / scaler.scale_
+        bias = float(logistic.intercept_[0] - scaler.mean_ @ weight)
+        spread = float(out_of_fold_logits(features, labels, groups).std())
+        return cls(torch.from_numpy(weight).float(), bias, spread, reads)
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The hook points that `logit` needs in the cache."""
+        return (self.reads.point,)
+
+    def logit(self, velocity: Tensor | None, cache: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
+        """The metric: differentiable, one logit per clip."""
+        return self.of_activation(cache[self.reads.point])
+
+    def bind(self, clean: object, corrupted: object) -> Callable[..., Tensor]:
+        """The logit, whatever the pair of runs (see `dit_lens.sweeps.Metric`)."""
+        return self.logit
+
+    def of_activation(self, activation: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
+        """Logits of raw activations."""
+        return activation.mean(1) @ self.weight.to(activation) + self.bias
+
+    def save(self, folder: Path) -> None:
+        """Writes probe.safetensors and probe.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight, "bias": torch.tensor(self.bias)}, folder / "probe.safetensors")
+        (folder / "probe.json").write_text(json.dumps(asdict(self.reads) | {"spread": self.spread}, indent=1))
+
+    @classmethod
+    def open(cls, folder: Path) -> Probe:
+        """The probe that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        tensors = load_file(folder / "probe.safetensors")
+        facts = json.loads((folder / "probe.json").read_text())
+        spread = facts.pop("spread")
+        return cls(tensors["weight"], float(tensors["bias"]), spread, Reads(**facts))

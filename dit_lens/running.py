@@ -1,0 +1,221 @@
+"""One evaluation of the transformer, with hooks, a cache, a skipped prefix or an early stop.
+
+`HookedTransformer` is what `DiTLens` runs on; it knows nothing of clips, trajectories or schedulers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from dit_lens import families
+from dit_lens.axes import TokenGrid
+from dit_lens.hook_points import Hook, HookFunction, HookPoint, NamesFilter
+from dit_lens.tracing import Prefix, TracedModel
+
+Reduce = Callable[[Tensor], Tensor]
+Functions = Mapping[str, Sequence[HookFunction]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of the transformer: its keyword arguments and where on a trajectory it lies (step None: nowhere)."""
+
+    inputs: Mapping[str, Any]
+    step: int | None
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to keep of an evaluation and how much of it to run.
+
+    Attributes:
+        names: hook points to keep.
+        reduce: applied to each kept activation where it is made.
+        stop_at: a hook point behind which nothing is run; there is no velocity then.
+        prefix: blocks that are skipped, and the stream that leaves them.
+    """
+
+    names: NamesFilter = ()
+    reduce: Reduce | None = None
+    stop_at: str | None = None
+    prefix: Prefix | None = None
+
+
+@dataclass(frozen=True)
+class _Hooked:
+    """Hook functions by point, and the steps at which they act (None: all)."""
+
+    functions: Functions
+    steps: frozenset[int] | None
+
+
+class HookedTransformer:
+    """A stock diffusers transformer whose named activations can be read and written.
+
+    Raises:
+        TypeError: no family knows the transformer.
+    """
+
+    def __init__(self, transformer: nn.Module, name: str):
+        self.transformer, self.name = transformer.requires_grad_(False).eval(), name
+        self.family = families.find(transformer)
+        self.table = self.family.hook_table(transformer)
+        self.traced = TracedModel(transformer, self.table)
+        self._active: list[_Hooked] = []
+
+    def grid(self, evaluation: Evaluation) -> TokenGrid:
+        """The token grid of an evaluation's latent."""
+        return self.family.grid(self.transformer, evaluation.inputs["hidden_states"].shape)
+
+    def run(self, evaluation: Evaluation, request: Request = Request()) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Velocity and kept activations under the hooks that are active; without either the plain model is called.
+
+        Raises:
+            KeyError: unknown hook point. ValueError: `stop_at` lies before a point that is wanted.
+        """
+        functions = self._functions(evaluation)
+        if not functions and request == Request():
+            return self.transformer(**evaluation.inputs)[0], {}
+        return self.run_with(evaluation, functions, request)
+
+    def velocity(self, evaluation: Evaluation) -> Tensor:
+        """The velocity (b, c, f, h, w) of a whole evaluation under the hooks that are active."""
+        velocity, _ = self.run(evaluation)
+        assert velocity is not None
+        return velocity
+
+    def run_with(
+        self, evaluation: Evaluation, functions: Functions, request: Request
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The same with the given hook functions in the place of the active ones."""
+        keep = {point.name for point in self.table.select(request.names, self.name)}
+        wanted = {*keep, *functions, *([request.stop_at] if request.stop_at else [])}
+        points = self.table.select(sorted(wanted), self.name)
+        if request.stop_at and points[-1].name != request.stop_at:
+            raise ValueError(
+                f"got stop_at={request.stop_at!r} before {points[-1].name}"
+                " · expected it behind all hooks and kept points"
+            )
+        grid, kept = self.grid(evaluation), {}
+
+        def visit(point: HookPoint, value: Tensor) -> Tensor:
+            hook = Hook(point.name, point.axes, grid, evaluation.step, evaluation.sigma)
+            for function in functions.get(point.name, ()):
+                value = _checked(function(value, hook), value, point)
+            if point.name in keep:
+                kept[point.name] = value if request.reduce is None else request.reduce(value)
+            return value
+
+        stop = request.stop_at is not None
+        output = self.traced.run(evaluation.inputs, points, visit, request.prefix, stop)
+        return None if output is None else output[0], kept
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
+        steps: Iterable[int] | None,
+        locate: Callable[[Mapping[str, Any]], tuple[int | None, float]],
+    ) -> Iterator[None]:
+        """Hooks on every evaluation inside the block, also on calls that others make of the transformer.
+
+        Args:
+            locate: (keyword arguments of a call) -> step and sigma, for calls that others make.
+
+        Raises:
+            KeyError: unknown hook point. RuntimeError: a hook never fired.
+        """
+        functions: dict[str, list[HookFunction]] = {}
+        fired: set[str] = set()
+
+        def recorded(function: HookFunction) -> HookFunction:
+            def call(x: Tensor, hook: Hook) -> Tensor | None:
+                fired.add(hook.name)
+                return function(x, hook)
+
+            return call
+
+        for names, function in fwd_hooks:
+            for point in self.table.select(names, self.name):
+                functions.setdefault(point.name, []).append(recorded(function))
+        hooked = _Hooked(functions, None if steps is None else frozenset(steps))
+        self._active.append(hooked)
+        try:
+            with self._intercepted(locate):
+                yield
+        finally:
+            self._active.remove(hooked)
+        if missed := sorted(set(functions) - fired):
+            raise RuntimeError(
+                f"got no evaluation that reached {missed[0]} ({len(missed)} in all) · expected every hook to fire"
+                " · run, invert or sample inside the block, at the steps asked for"
+            )
+
+    def _functions(self, evaluation: Evaluation) -> dict[str, list[HookFunction]]:
+        """The active hook functions that concern an evaluation, outer contexts first."""
+        functions: dict[str, list[HookFunction]] = {}
+        for hooked in self._active:
+            if hooked.steps is None or evaluation.step in hooked.steps:
+                for name, own in hooked.functions.items():
+                    functions.setdefault(name, []).extend(own)
+        return functions
+
+    @contextmanager
+    def _intercepted(self, locate: Callable[[Mapping[str, Any]], tuple[int | None, float]]) -> Iterator[None]:
+        """Every plain call of the transformer takes the active hooks along; a call inside a trace is left alone."""
+        forward = self.transformer.forward
+        signature = inspect.signature(type(self.transformer).forward)
+
+        def hooked_forward(*args: Any, **kwargs: Any) -> Any:
+            if self.traced.running:
+                return forward(*args, **kwargs)
+            given = signature.bind(self.transformer, *args, **kwargs).arguments
+            inputs = {name: value for name, value in given.items() if name != "self"}
+            inputs |= inputs.pop("kwargs", {})
+            wants_tuple = not inputs.get("return_dict", True)
+            evaluation = Evaluation(inputs | {"return_dict": False}, *locate(inputs))
+            functions = self._functions(evaluation)
+            if not functions:
+                return forward(*args, **kwargs)
+            velocity, _ = self.run_with(evaluation, functions, Request())
+            return (velocity,) if wants_tuple else Transformer2DModelOutput(sample=velocity)
+
+        if len(self._active) > 1:
+            yield
+            return
+        self.transformer.forward = hooked_forward
+        try:
+            yield
+        finally:
+            self.transformer.forward = forward
+
+
+def repeat(evaluation: Evaluation, copies: int) -> Evaluation:
+    """The evaluation of that many copies of its clips."""
+    tensors = {
+        name: value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value
+        for name, value in evaluation.inputs.items()
+    }
+    return replace(evaluation, inputs=tensors)
+
+
+def _checked(new: Tensor | None, old: Tensor, point: HookPoint) -> Tensor:
+    """The edited activation, or the old one where a hook returned nothing."""
+    if new is None or new is old:
+        return old
+    if point.write is None:
+        raise TypeError(f"got a new value for {point.name} · expected None, it can only be read · edit hook_velocity")
+    if not isinstance(new, Tensor) or new.shape != old.shape:
+        got = f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+        raise ValueError(
+            f"got {got} from a hook at {point.name} · expected a tensor of shape {tuple(old.shape)} or None"
+        )
+    return new

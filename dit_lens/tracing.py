@@ -1,0 +1,138 @@
+"""The only file that imports nnsight: reads and writes at sites of a stock model, skips a prefix, stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnsight import NNsight
+from torch import Tensor, nn
+
+from dit_lens.hook_points import HookPoint, Site, Table
+
+Visit = Callable[[HookPoint, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Blocks that are not run: the last of `paths` puts out `stream`, the cached input of the block after it."""
+
+    paths: tuple[str, ...]
+    stream: Tensor
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A module that is not run and puts out `stream`."""
+
+    path: str
+    stream: Tensor
+
+
+class TracedModel:
+    """A transformer under nnsight.
+
+    Outside a trace the model runs as it did; after a trace, an exception or Ctrl-C nothing is left on it.
+    """
+
+    def __init__(self, module: nn.Module, table: Table):
+        self.envoy, self.table = NNsight(module), table
+        for path in {site.path for site in table.sites if site.port == "local"}:
+            # nnsight can serve local variables only of a forward that was instrumented before it began.
+            _ = self.module(path).source
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        points: Sequence[HookPoint],
+        visit: Visit,
+        prefix: Prefix | None = None,
+        stop: bool = False,
+    ) -> Any:
+        """One forward; `visit` sees each point's value in forward order and returns it, or another in its place.
+
+        Args:
+            inputs: keyword arguments of the transformer.
+            points: hook points to visit.
+            visit: (point, value) -> value; returning the same tensor leaves the model untouched there.
+            prefix: blocks to skip.
+            stop: end after the last point; nothing behind it is run.
+
+        Returns:
+            The model's output, or None where it was stopped.
+        """
+        due = self._due(points)
+        result: list[Any] = []
+        tracer: Any
+        with self.envoy.trace(**inputs) as tracer:
+            values: dict[Site, Any] = {}
+            for place in self._order(due, prefix):
+                if isinstance(place, Skip):
+                    self.module(place.path).skip(place.stream)
+                else:
+                    values[place] = self._serve(place, due[place], values, visit)
+            if stop:
+                tracer.stop()
+            else:
+                result.append(self.envoy.output)
+        return result[0] if result else None
+
+    @property
+    def running(self) -> bool:
+        """Whether a trace of this model is under way."""
+        return self.envoy.interleaver.interleaving
+
+    def trace(self, inputs: Mapping[str, Any]):
+        """Nnsight's own tracer over the transformer, for a `with` block of the user's."""
+        return self.envoy.trace(**inputs)
+
+    def _due(self, points: Sequence[HookPoint]) -> dict[Site, list[HookPoint]]:
+        """Sites to touch, in forward order, each with the points whose value is complete there."""
+        needed = {site for point in points for site in point.sites}
+        due: dict[Site, list[HookPoint]] = {site: [] for site in self.table.sites if site in needed}
+        for point in points:
+            due[point.sites[-1]].append(point)
+        return due
+
+    def _order(self, due: Mapping[Site, list[HookPoint]], prefix: Prefix | None) -> list[Site | Skip]:
+        """Sites and skips in the order in which the forward meets them."""
+        sites = list(due)
+        if prefix is None or not prefix.paths:
+            return [*sites]
+        blocks = next(i for i, site in enumerate(self.table.sites) if site.path == prefix.paths[0])
+        cut = sum(self.table.sites.index(site) < blocks for site in sites)
+        return [*sites[:cut], *(Skip(path, prefix.stream) for path in prefix.paths), *sites[cut:]]
+
+    def _serve(self, site: Site, points: list[HookPoint], values: dict[Site, Any], visit: Visit) -> Any:
+        raw = self._get(site)
+        changed = False
+        for point in points:
+            known = [values[s] for s in point.sites[:-1]]
+            old = point.read(*known, raw)
+            new = visit(point, old)
+            if new is not old and point.write is not None:
+                raw, changed = point.write(new, old, *known, raw), True
+        if changed:
+            self._set(site, raw)
+        return raw
+
+    def module(self, path: str) -> Any:
+        """Nnsight's envoy of the module at a dotted path."""
+        node = self.envoy
+        for part in path.split(".") if path else ():
+            node = node[int(part)] if part.isdigit() else getattr(node, part)
+        return node
+
+    def _get(self, site: Site) -> Any:
+        module = self.module(site.path)
+        if site.port == "local":
+            return getattr(module.source, site.label).output
+        return getattr(module, site.port)
+
+    def _set(self, site: Site, value: Any) -> None:
+        module = self.module(site.path)
+        if site.port == "local":
+            getattr(module.source, site.label).output = value
+        else:
+            setattr(module, site.port, value)

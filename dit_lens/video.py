@@ -1,0 +1,34 @@
+"""Frames to tensors and back, and how far two videos are apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def to_tensor(frames: UInt8[np.ndarray, "*b F H W 3"]) -> Float[Tensor, "*b 3 F H W"]:
+    """uint8 frames as float32 in [-1, 1], channels before frames.
+
+    Raises:
+        ValueError: not uint8 RGB of four or five dimensions.
+    """
+    if frames.dtype != np.uint8 or frames.ndim not in (4, 5) or frames.shape[-1] != 3:
+        raise ValueError(
+            f"got {frames.dtype} of shape {frames.shape} · expected uint8 (F, H, W, 3) or (b, F, H, W, 3)"
+            " · convert with (255 * x).round().astype('uint8')"
+        )
+    return rearrange(torch.from_numpy(frames), "... f h w c -> ... c f h w").float() / 127.5 - 1
+
+
+def to_frames(video: Float[Tensor, "*b 3 F H W"]) -> UInt8[np.ndarray, "*b F H W 3"]:
+    """The inverse of `to_tensor`, clipped and rounded."""
+    levels = ((video.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    return rearrange(levels, "... c f h w -> ... f h w c").to(torch.uint8).numpy()
+
+
+def psnr(video: Float[Tensor, "..."], reference: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB of videos in [-1, 1] (peak to peak 2); infinite where they are equal."""
+    return -10 * torch.log10((video - reference).pow(2).mean() / 4)

@@ -1,0 +1,1 @@
+"""One figure per file: reads a table, draws, saves; never loads a model."""

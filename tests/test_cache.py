@@ -1,0 +1,92 @@
+"""The cache finds activations under full and short names, and puts tokens on their grid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dit_lens.axes import TokenGrid
+from dit_lens.cache import ActivationCache
+from dit_lens.lens import DiTLens
+
+GRID = TokenGrid(frames=2, rows=3, columns=4)
+SHORT = {
+    ("z", 1): "blocks.1.attn.hook_z",
+    ("q", 0): "blocks.0.attn.hook_q",
+    ("z", 1, "cross_attn"): "blocks.1.cross_attn.hook_z",
+    ("pre", 0): "blocks.0.mlp.hook_pre",
+    ("post", 1): "blocks.1.mlp.hook_post",
+    ("resid_pre", 0): "blocks.0.hook_resid_pre",
+    ("attn_out", 1): "blocks.1.hook_attn_out",
+    ("mlp_out", 1): "blocks.1.hook_mlp_out",
+    ("resid_post", -1): "blocks.1.hook_resid_post",
+}
+
+
+def handmade(steps: tuple[int, ...] | None = None) -> ActivationCache:
+    shape = (3, GRID.tokens, 5) if steps is None else (len(steps), 3, GRID.tokens, 5)
+    names = [*SHORT.values(), "hook_x0", "blocks.0.hook_resid_post"]
+    generator = torch.Generator().manual_seed(0)
+    return ActivationCache({n: torch.randn(shape, generator=generator) for n in names}, GRID, blocks=2, steps=steps)
+
+
+@pytest.mark.parametrize(("key", "name"), SHORT.items(), ids=str)
+def test_a_short_key_is_the_full_name(key: tuple, name: str) -> None:
+    cache = handmade()
+    assert cache[key] is cache.tensors[name]
+    assert cache[name] is cache.tensors[name]
+
+
+def test_negative_blocks_count_from_the_end() -> None:
+    cache = handmade()
+    assert cache["resid_post", -2] is cache["resid_post", 0]
+    assert cache["resid_post", -1] is cache["resid_post", 1] is not cache["resid_post", 0]
+
+
+@pytest.mark.parametrize("block", [2, -3])
+def test_a_block_that_is_not_there_is_refused(block: int) -> None:
+    with pytest.raises(KeyError, match=f"got block {block} · expected -2 to 1"):
+        _ = handmade()["z", block]
+
+
+def test_a_name_that_was_not_cached_is_told_the_nearest() -> None:
+    with pytest.raises(KeyError, match=r"got 'blocks\.0\.attn\.hook_z' .* did you mean 'blocks\.1\.attn\.hook_z'"):
+        _ = handmade()["z", 0]
+
+
+def test_it_is_a_mapping_of_full_names() -> None:
+    cache = handmade()
+    assert list(cache) == list(cache.tensors) and len(cache) == len(cache.tensors)
+    assert "hook_x0" in cache and "hook_velocity" not in cache
+    assert dict(cache.items())["hook_x0"] is cache["hook_x0"]
+    assert "blocks.1.attn.hook_z: (3, 24, 5)" in repr(cache)
+
+
+def test_grid_puts_tokens_on_frames_rows_and_columns() -> None:
+    cache = handmade()
+    on_grid = cache.grid("resid_post", 0)
+    assert on_grid.shape == (3, 2, 3, 4, 5)
+    assert torch.equal(on_grid[:, 1, 2, 3], cache["resid_post", 0][:, 1 * 12 + 2 * 4 + 3])
+
+
+def test_grid_keeps_a_leading_step_axis() -> None:
+    cache = handmade(steps=(4, 8))
+    on_grid = cache.grid("resid_post", -1)
+    assert on_grid.shape == (2, 3, 2, 3, 4, 5)
+    assert torch.equal(on_grid[1, 2, 1, 2, 3], cache["resid_post", -1][1, 2, 1 * 12 + 2 * 4 + 3])
+
+
+def test_grid_keeps_heads_behind_the_tokens(generator: torch.Generator) -> None:
+    z = torch.randn(3, GRID.tokens, 4, 5, generator=generator)
+    cache = ActivationCache({"blocks.0.attn.hook_z": z}, GRID, blocks=1)
+    assert torch.equal(cache.grid("z", 0)[:, 0, 1, 2], z[:, 1 * 4 + 2])
+
+
+def test_every_block_point_of_a_model_has_a_short_key(lens: DiTLens) -> None:
+    latent = torch.zeros(1, 16, 5, 8, 8)
+    _, cache = lens.run_with_cache(latent=latent, timestep=500.0, names_filter="blocks.*")
+    for name in cache:
+        _, block, *layer, point = name.split(".")
+        key = (point.removeprefix("hook_"), int(block))
+        assert (cache[(*key, *layer)] if layer == ["cross_attn"] else cache[key]) is cache[name]
+    assert cache.blocks == 6 and cache.grid("resid_post", 5).shape == (1, 5, 4, 4, 128)

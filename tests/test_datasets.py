@@ -1,0 +1,28 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dit_lens as dl
+from dit_lens.datasets.miniphys import MiniPhys
+
+
+def test_load_hands_the_options_to_the_data_set() -> None:
+    loaded = dl.datasets.load("miniphys", split="train", quadruplets=2, properties=["colour"], seed=3)
+    direct = MiniPhys("train", 2, ["colour"], 3)
+    assert len(loaded) == 2
+    assert [q.id for q in loaded] == [q.id for q in direct]
+    assert np.array_equal(loaded[1].c.frames, direct[1].c.frames)
+    assert not np.array_equal(loaded[1].c.frames, MiniPhys("train", 2, ["colour"], 4)[1].c.frames)
+
+
+def test_an_unknown_data_set_is_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got data set 'minphys' .* did you mean 'miniphys'"):
+        dl.datasets.load("minphys")
+
+
+def test_an_option_that_the_data_set_has_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="quadruples"):
+        dl.datasets.load("miniphys", quadruples=3)
