@@ -12,6 +12,7 @@ import tyro
 import xarray as xr
 
 from dit_lens import results
+from dit_lens.models.loading import fingerprint
 
 Config = TypeVar("Config")
 DATA = Path("figures/data")
@@ -34,31 +35,36 @@ def main(
     config = tyro.cli(config_type, prog=f"python -m analyses.{name}", description=description)
     path = DATA / f"{name}.nc"
     try:
-        result = _same(path, config)
+        asked = _asked(config)
+        result = _same(path, asked)
         if result is None:
             result = run(config)
-            result.attrs["provenance"] = results.provenance(config=_plain(config), **result.attrs)
+            facts = {**asked, **result.attrs}
+            result.attrs = {"provenance": results.provenance(**facts)}
             results.save(result, path)
         else:
             print(f"{path} was made by these options already; delete it to make it anew\n")
         print(table(result))
         print(f"\nresult  {path}\nfigure  {draw(result)}")
     except (ValueError, KeyError, IndexError, FileNotFoundError) as error:
-        sys.exit(f"error: {error.args[0] if error.args else error}")
+        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"\nstopped; nothing was written to {path}", file=sys.stderr)
         sys.exit(130)
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+def _asked(config: Any) -> dict[str, Any]:
+    """What decides a result: the options, and the weights they stand for."""
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    return {"config": options, "weights": {name: fingerprint(name) for name in (config.model, *config.controls)}}
 
 
-def _same(path: Path, config: Any) -> xr.Dataset | None:
-    """The result at `path` where the same options and package version made it."""
+def _same(path: Path, asked: dict[str, Any]) -> xr.Dataset | None:
+    """The result at `path` where the same options, weights and versions made it."""
     if not path.is_file():
         return None
     result = results.open_result(path)
     made = results.facts(result)
-    version = results.versions()
-    return result if made["config"] == _plain(config) and made["versions"] == version else None
+    wanted = {**asked, "versions": results.versions()}
+    return result if all(made.get(key) == value for key, value in wanted.items()) else None

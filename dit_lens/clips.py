@@ -125,4 +125,6 @@ class Quadruplet:
 
 def _pair(possible: Clip, impossible: Clip, shares: Half) -> Pair:
     frames = np.flatnonzero((possible.frames != impossible.frames).any(axis=(1, 2, 3)))
+    if not len(frames):
+        raise ValueError(f"got {possible.id} and {impossible.id}, which are the same frames · expected two clips")
     return Pair(possible, impossible, shares, int(frames[0]), int(frames[-1]))

@@ -16,10 +16,16 @@ class Conditioning:
     tensors: Mapping[str, Tensor]
     prompt: str = ""
 
+    def of_clips(self, clips: slice) -> Conditioning:
+        """The part that belongs to some of the clips; a batch of 1 serves them all."""
+        parts = {name: tensor if len(tensor) == 1 else tensor[clips] for name, tensor in self.tensors.items()}
+        return Conditioning(parts, self.prompt)
+
     @property
     def hash(self) -> str:
         """The first 16 hex digits of the sha256 over the tensors."""
         digest = hashlib.sha256()
         for name in sorted(self.tensors):
-            digest.update(name.encode() + self.tensors[name].float().cpu().numpy().tobytes())
+            tensor = self.tensors[name].float().cpu()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]

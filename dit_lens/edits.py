@@ -50,7 +50,13 @@ def add(vector: Float[Tensor, "..."], heads: Sequence[int] | None = None, tokens
 def project_out(
     direction: Float[Tensor, " d"], heads: Sequence[int] | None = None, tokens: Tokens | None = None
 ) -> HookFunction:
-    """Removes the component along a direction of the last axis."""
+    """Removes the component along a direction of the last axis.
+
+    Raises:
+        ValueError: the direction is zero.
+    """
+    if not direction.any():
+        raise ValueError("got a direction of length zero · expected a direction · was the probe fitted?")
     unit = direction / direction.norm()
     return _edit(lambda x: x - (x @ unit.to(x))[..., None] * unit.to(x), heads, tokens)
 

@@ -52,7 +52,7 @@ def integrate(
 
     Raises:
         ValueError: unknown solver.
-        FloatingPointError: a step is not finite; names the step and its levels.
+        FloatingPointError: a step is not finite; names it, counted from where the integration began, and its levels.
     """
     step = SOLVERS[check_choice(solver, SOLVERS, "solver")]
     yield x

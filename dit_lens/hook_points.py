@@ -66,7 +66,12 @@ class Table:
             KeyError: nothing matches; says why it is absent or which name is nearest.
         """
         if callable(names):
-            return [point for name, point in self.points.items() if names(name)]
+            found = [point for name, point in self.points.items() if names(name)]
+            if not found:
+                raise KeyError(
+                    f"got a predicate that no hook point of {model} meets · lens.hook_points() lists them all"
+                )
+            return found
         chosen: set[str] = set()
         for pattern in [names] if isinstance(names, str) else names:
             found = [name for name in self.points if fnmatchcase(name, pattern)]

@@ -147,7 +147,7 @@ class DiTLens:
         """
         schedule = self.schedule(steps)
         last = schedule.check_step(len(schedule) if until is None else until)
-        batches = tqdm(self.encode(clips).split(batch_size), "invert", unit="batch", disable=not progress)
+        batches = _batches(self.encode(clips), self.conditioning, batch_size, "invert" if progress else None)
         path = self._integrate(batches, schedule, range(last + 1), solver)
         return Trajectory(path, schedule, self.conditioning, solver, "invert", _ids(clips))
 
@@ -165,7 +165,8 @@ class DiTLens:
         """
         schedule = start.schedule
         solver = solver or start.solver
-        batches = tqdm(start.latent(len(schedule)).split(batch_size), "sample", unit="batch", disable=not progress)
+        noise = start.latent(len(schedule))
+        batches = _batches(noise, start.conditioning, batch_size, "sample" if progress else None)
         path = self._integrate(batches, schedule, range(len(schedule), -1, -1), solver).flip(0)
         return Trajectory(path, schedule, start.conditioning, solver, "sample", start.clip_ids)
 
@@ -177,15 +178,21 @@ class DiTLens:
 
     @torch.no_grad()
     def _integrate(
-        self, batches: Iterable[Tensor], schedule: Schedule, order: Sequence[int], solver: str
+        self,
+        batches: Iterable[tuple[Tensor, Conditioning]],
+        schedule: Schedule,
+        order: Sequence[int],
+        solver: str,
     ) -> Float[Tensor, "s b c f h w"]:
         steps = {schedule.sigmas[step]: step for step in order}
+        paths = []
+        for latent, conditioning in batches:
 
-        def velocity(x: Tensor, sigma: float) -> Tensor:
-            place = self._evaluation(x, schedule.timestep(sigma), steps.get(sigma), sigma, self.conditioning)
-            return self.model.velocity(place).float()
+            def velocity(x: Tensor, sigma: float, conditioning: Conditioning = conditioning) -> Tensor:
+                place = self._evaluation(x, schedule.timestep(sigma), steps.get(sigma), sigma, conditioning)
+                return self.model.velocity(place).float()
 
-        paths = [torch.stack(list(flow.integrate(velocity, x, list(steps), solver))) for x in batches]
+            paths.append(torch.stack(list(flow.integrate(velocity, latent, list(steps), solver))))
         return torch.cat(paths, dim=1)
 
     # Running with hooks.
@@ -343,6 +350,15 @@ class DiTLens:
         if not index:
             return None, fed / self.family.TRAIN_TIMESTEPS
         return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
+
+
+def _batches(
+    latents: Tensor, conditioning: Conditioning, size: int, progress: str | None
+) -> Iterator[tuple[Tensor, Conditioning]]:
+    starts = range(0, len(latents), size)
+    for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None):
+        clips = slice(start, start + size)
+        yield latents[clips], conditioning.of_clips(clips)
 
 
 def _ids(clips: Input) -> tuple[str, ...]:

@@ -112,7 +112,9 @@ class Probe:
     def save(self, folder: Path) -> None:
         """Writes probe.safetensors and probe.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight, "bias": torch.tensor(self.bias)}, folder / "probe.safetensors")
+        save_file(
+            {"weight": self.weight, "bias": torch.tensor(self.bias, dtype=torch.float64)}, folder / "probe.safetensors"
+        )
         (folder / "probe.json").write_text(json.dumps(asdict(self.reads) | {"spread": self.spread}, indent=1))
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def provenance(**facts: Any) -> str:
     known = {
         "command": " ".join(sys.argv),
         "versions": versions(),
+        "commit": _commit(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
@@ -50,6 +52,15 @@ def provenance(**facts: Any) -> str:
 def versions() -> dict[str, str]:
     """Of this package and those that results depend on."""
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that the package is run from; empty where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _version(name: str) -> str:

@@ -29,10 +29,12 @@ def bootstrap_ratio(
     Raises:
         ValueError: fewer than two groups, or the shapes differ.
     """
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
     groups = len(numerator)
-    if groups < 2:
-        raise ValueError(f"got {groups} groups · expected at least 2 · an interval needs several scenes")
+    if groups < 2 or numerator.shape != denominator.shape:
+        raise ValueError(
+            f"got shapes {numerator.shape} and {denominator.shape} · expected equal shapes of at least 2 groups"
+            " · an interval needs several scenes"
+        )
     counts = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = np.tensordot(counts, numerator, 1) / np.tensordot(counts, denominator, 1)
@@ -52,7 +54,7 @@ def interaction(
 def d_prime(scores: Float[np.ndarray, "q 4"]) -> float:
     """Mean interaction over its standard deviation across quadruplets; 0 where nothing interacts."""
     contrast = interaction(scores)
-    return float(contrast.mean() / contrast.std(ddof=1))
+    return float(contrast.mean() / contrast.std(ddof=1)) if contrast.any() else 0.0
 
 
 def pairwise_accuracy(scores: Float[np.ndarray, "q 4"]) -> Float[np.ndarray, " q"]:

@@ -46,7 +46,7 @@ class Config:
     """Folder of the finished model; runs/MODEL unless told. Training resumes from what it holds."""
     minutes: float = 60.0
     """Time budget in minutes; training ends here or at `steps`, whichever comes first."""
-    steps: int = 4500
+    steps: int = 4000
     """Optimiser steps at most."""
     quadruplets: int = 6000
     """Quadruplets of the pretraining split (two possible clips each)."""

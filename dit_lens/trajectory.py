@@ -112,7 +112,7 @@ class Trajectory:
         return Trajectory(
             self.latents[:, clips],
             self.schedule,
-            self.conditioning,
+            self.conditioning.of_clips(clips),
             self.solver,
             self.direction,
             self.clip_ids[clips],

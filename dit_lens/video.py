@@ -20,7 +20,7 @@ def to_tensor(frames: UInt8[np.ndarray, "*b F H W 3"]) -> Float[Tensor, "*b 3 F 
             f"got {frames.dtype} of shape {frames.shape} · expected uint8 (F, H, W, 3) or (b, F, H, W, 3)"
             " · convert with (255 * x).round().astype('uint8')"
         )
-    return rearrange(torch.from_numpy(frames), "... f h w c -> ... c f h w").float() / 127.5 - 1
+    return rearrange(torch.tensor(np.ascontiguousarray(frames)), "... f h w c -> ... c f h w").float() / 127.5 - 1
 
 
 def to_frames(video: Float[Tensor, "*b 3 F H W"]) -> UInt8[np.ndarray, "*b F H W 3"]:

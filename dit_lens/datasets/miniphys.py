@@ -33,6 +33,7 @@ PROPERTIES = ("permanence", "shape", "colour", "continuity", "inertia")
 SPLITS = {"pretrain": 0, "train": 1, "test": 2}
 FRAMES, SIZE, SPLICE = 17, 32, 9
 SENSOR_NOISE = 0.02
+EDGE = 1.0  # soft edge of the object (half a pixel) and of the occluder (half a pixel)
 SHAPES = ("disc", "square", "triangle")
 COLOURS = {
     "red": (0.95, 0.12, 0.12),
@@ -58,13 +59,13 @@ HIDDEN_SPANS = tuple(
 
 @dataclass(frozen=True)
 class Scene:
-    """What the four clips share: the occluder (pixels) and the background."""
+    """What the four clips share: the occluder (pixels) and the background's colour."""
 
     occluder_x: float
     occluder_width: float
     occluder_top: float
     occluder_colour: tuple[float, float, float]
-    background: Float[np.ndarray, "H W 3"]
+    background: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -177,24 +178,23 @@ def _draw(rng: np.random.Generator) -> tuple[Scene, Mover, tuple[int, int]]:
     first, last = HIDDEN_SPANS[rng.choice(len(HIDDEN_SPANS), p=weights / weights.sum())]
     radius, speed = rng.uniform(2.8, 3.4), rng.uniform(1.5, 1.9)
     # Wide enough that the object is wholly hidden from `first` to `last` and, by a third of a frame, no longer.
-    width = speed * (last - first + 0.4) + 2 * radius + 1
+    width = speed * (last - first + 0.4) + 2 * radius + 2 * EDGE
     top = rng.uniform(0.5, 3.0)
     mover = Mover(
         shape=str(rng.choice(SHAPES)),
         colour=str(rng.choice(list(COLOURS))),
         radius=radius,
-        height=rng.uniform(top + radius + 1, SIZE - radius - 1),
+        height=rng.uniform(top + radius + EDGE, SIZE - radius - EDGE),
         speed=speed,
         direction=int(rng.choice([-1, 1])),
         middle=(first + last) / 2 + rng.uniform(-0.15, 0.15),
     )
-    grey = rng.uniform(0.05, 0.2)
     scene = Scene(
-        occluder_x=SIZE / 2 + rng.uniform(-1, 1),
+        occluder_x=SIZE / 2 + rng.uniform(-0.5, 0.5),
         occluder_width=width,
         occluder_top=top,
-        occluder_colour=tuple(grey + rng.uniform(0, 0.12, 3)),
-        background=_background(rng),
+        occluder_colour=tuple(rng.uniform(0.32, 0.38, 3)),
+        background=tuple(rng.uniform(0.45, 0.55, 3)),
     )
     return scene, mover, (first, last)
 
@@ -210,7 +210,7 @@ def _vary(mover: Mover, prop: str, rng: np.random.Generator) -> Mover:
             return replace(mover, colour=str(rng.choice([c for c in COLOURS if c != mover.colour])))
         case "continuity":
             shift = rng.uniform(8, 13) * (1 if mover.height < SIZE / 2 else -1)
-            return replace(mover, height=float(np.clip(mover.height + shift, 8.2, SIZE - mover.radius - 1)))
+            return replace(mover, height=float(np.clip(mover.height + shift, 7.4, SIZE - mover.radius - EDGE)))
         case "inertia":
             return replace(mover, direction=-mover.direction)
     raise ValueError(f"got property {prop!r} · expected one of {', '.join(PROPERTIES)}")
@@ -219,7 +219,7 @@ def _vary(mover: Mover, prop: str, rng: np.random.Generator) -> Mover:
 def _film(scene: Scene, mover: Mover, rng: np.random.Generator) -> Film:
     offset = mover.direction * mover.speed * (np.arange(FRAMES) - mover.middle)
     x, y = scene.occluder_x + offset, np.full(FRAMES, mover.height)
-    frames = np.broadcast_to(scene.background, (FRAMES, SIZE, SIZE, 3))
+    frames = np.broadcast_to(np.asarray(scene.background), (FRAMES, SIZE, SIZE, 3))
     if mover.present:
         frames = _paint(frames, _object_mask(mover, x, y), COLOURS[mover.colour])
     frames = _paint(frames, _occluder_mask(scene), scene.occluder_colour)
@@ -230,7 +230,7 @@ def _film(scene: Scene, mover: Mover, rng: np.random.Generator) -> Film:
         position=np.stack([x, y], axis=-1) * nowhere,
         velocity=velocity * nowhere,
         present=np.full(FRAMES, mover.present),
-        hidden=mover.present & (np.abs(offset) + mover.radius <= scene.occluder_width / 2 - 0.5),
+        hidden=mover.present & (np.abs(offset) + mover.radius + EDGE <= scene.occluder_width / 2),
     )
     return Film(np.round(255 * frames.clip(0, 1)).astype(np.uint8), track, mover)
 
@@ -262,11 +262,3 @@ def _occluder_mask(scene: Scene) -> Float[np.ndarray, "1 H W"]:
     columns, rows = _grid()
     distance = np.maximum(np.abs(columns - scene.occluder_x) - scene.occluder_width / 2, scene.occluder_top - rows)
     return np.clip(0.5 - distance, 0, 1)
-
-
-def _background(rng: np.random.Generator) -> Float[np.ndarray, "H W 3"]:
-    """A muted colour with a gentle slope of brightness."""
-    base = rng.uniform(0.4, 0.6, 3)
-    ramp = np.linspace(-0.5, 0.5, SIZE)
-    slope = rng.uniform(-0.06, 0.06, 2)
-    return base + (slope[0] * ramp[:, None] + slope[1] * ramp)[..., None]

@@ -57,7 +57,7 @@ class AutoencoderPatchPCA(ModelMixin, ConfigMixin):
         """
         group, patch = self.config["scale_factor_temporal"], self.config["scale_factor_spatial"]
         frames, height, width = x.shape[2:]
-        if frames % group != 1 or height % patch or width % patch:
+        if (frames - 1) % group or height % patch or width % patch:
             raise ValueError(
                 f"got {frames} frames of {height}x{width} · expected {group}k+1 frames and sides divisible by {patch}"
                 " · crop or pad the video first"
@@ -111,7 +111,7 @@ def fit_patch_pca(
     pca = {name: _principal(sum(parts[1:], parts[0]), z_dim) for name, parts in moments.items()}
     (mean_first, axes_first, std_first), (mean_later, axes_later, std_later) = pca["first"], pca["later"]
     ratio = (std_later / std_first)[:, None]
-    codec = AutoencoderPatchPCA(z_dim, patch_size, group, latents_std=tuple(std_later.tolist()))
+    codec = AutoencoderPatchPCA(z_dim, patch_size, group, (0.0,) * z_dim, tuple(std_later.tolist()))
     weights = {
         "mean_first": mean_first,
         "mean_later": mean_later,

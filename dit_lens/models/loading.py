@@ -101,6 +101,15 @@ def check_checkpoint(folder: Path) -> None:
             )
 
 
+def fingerprint(name: str | Path) -> str:
+    """Tells one set of weights from another: a digest of the folder's safetensors, or the hub id itself."""
+    source = models.locate(str(name)) if str(name) in models.NAMES else Path(name)
+    if not source.is_dir():
+        return str(name)
+    digests = [sha256(file) for file in sorted(source.rglob("*.safetensors"))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
 def sha256(file: Path) -> str:
     """Hex digest of a file."""
     with file.open("rb") as stream:
