@@ -35,36 +35,40 @@ def main(
     config = tyro.cli(config_type, prog=f"python -m analyses.{name}", description=description)
     path = DATA / f"{name}.nc"
     try:
-        asked = _asked(config)
+        asked = _asked(config, name)
         result = _same(path, asked)
         if result is None:
             result = run(config)
-            facts = {**asked, **result.attrs}
-            result.attrs = {"provenance": results.provenance(**facts)}
+            result.attrs = {"provenance": results.provenance(**asked, **result.attrs)}
             results.save(result, path)
         else:
             print(f"{path} was made by these options already; delete it to make it anew\n")
         print(table(result))
         print(f"\nresult  {path}\nfigure  {draw(result)}")
-    except (ValueError, KeyError, IndexError, FileNotFoundError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+    except (ValueError, KeyError, IndexError, TypeError, OSError, FloatingPointError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\nstopped; nothing was written to {path}", file=sys.stderr)
+        print("\nstopped; whatever was written is whole", file=sys.stderr)
         sys.exit(130)
 
 
-def _asked(config: Any) -> dict[str, Any]:
-    """What decides a result: the options, and the weights they stand for."""
+def _asked(config: Any, name: str) -> dict[str, Any]:
+    """What decides a result: the options, the weights they stand for, and the code."""
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
-    return {"config": options, "weights": {name: fingerprint(name) for name in (config.model, *config.controls)}}
+    weights = {model: fingerprint(model) for model in (config.model, *config.controls)}
+    return {"config": options, "weights": weights, "code": results.source_digest(Path(__file__).parent / f"{name}.py")}
 
 
 def _same(path: Path, asked: dict[str, Any]) -> xr.Dataset | None:
     """The result at `path` where the same options, weights and versions made it."""
-    if not path.is_file():
+    try:
+        result = results.open_result(path)
+    except FileNotFoundError:
         return None
-    result = results.open_result(path)
+    except ValueError as error:
+        print(f"{error}; making it anew\n", file=sys.stderr)
+        return None
     made = results.facts(result)
     wanted = {**asked, "versions": results.versions()}
     return result if all(made.get(key) == value for key, value in wanted.items()) else None

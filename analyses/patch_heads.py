@@ -1,10 +1,10 @@
 """Which attention heads carry plausibility from one clip to another?
 
 Method: clips are inverted through the sampler. At each step, every head's z of one clip of a quadruplet is put into the
-forward of another (possible into impossible, and back), one head at a time. Measured on the logit of a linear
-probe for "possible" (fitted on training scenes at the readout block they choose, then frozen), and on the velocity's
-projection on v_clean - v_corrupted. Over the four pairs of a quadruplet, what follows the label (odd) is told from
-what follows the content of either half.
+forward of another (possible into impossible, and back), one head at a time. Measured on the logit of a linear probe for
+"possible" (fitted on training scenes, at the block those scenes choose, then frozen), and on the velocity's projection
+on v_clean - v_corrupted. Over the eight pairs of a quadruplet, what follows the label (odd) is told from what follows
+the content of either half.
 
 Controls: a clip patched with itself; A with B, where all changes but the label; the same map on a twin that never saw
 lawful clips and on a random initialisation. Heads are ranked on half the test scenes and reported on the other.
@@ -15,8 +15,8 @@ Cost: under two minutes on two cores with the defaults.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -26,7 +26,8 @@ from dit_lens import datasets, stats
 from dit_lens.capture import Route, batches, capture_pooled, travel
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
-from dit_lens.patching import VelocityProjection, patch_heads
+from dit_lens.metrics import VelocityProjection
+from dit_lens.patching import patch_heads
 from dit_lens.probing import Probe, Reads, out_of_fold_logits
 
 # Clean role, corrupted role. Sign +1: possible into impossible; -1: back; 0: a control.
@@ -36,6 +37,7 @@ PAIRS = {
     "A→B": 0, "B→A": 0, "A→A": 0,
 }  # fmt: skip
 TOP = 3
+SCENES = 10
 
 
 @dataclass(frozen=True)
@@ -62,104 +64,124 @@ class Config:
     """Seed of the data set and of the random initialisation."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """One model under the analysis, with its probes by step."""
-
-    lens: DiTLens
-    config: Config
-    probes: dict[int, Probe] = field(default_factory=dict)
-
-    @property
-    def route(self) -> Route:
-        """By inversion, as the paper does."""
-        return Route("inversion", self.config.levels, "euler", self.config.seed)
-
-
 def run(config: Config) -> xr.Dataset:
-    """The effects of all models, along a dimension `model`."""
+    """The effects of all models, along a dimension `model`; every model is read at the blocks that the first chose.
+
+    Raises:
+        ValueError: too few quadruplets to fit or to split, or no steps.
+    """
     train, test = (
         datasets.load(config.dataset, split=split, quadruplets=size, seed=config.seed)
         for split, size in (("train", config.train), ("test", config.test))
     )
+    if config.train < SCENES or config.test < SCENES or not config.steps:
+        raise ValueError(
+            f"got {config.train} training and {config.test} test quadruplets and {len(config.steps)} steps"
+            f" · expected at least {SCENES}, {SCENES} and 1"
+        )
     parts: list[xr.Dataset] = []
+    readouts: dict[int, int] = {}
     for name in (config.model, *config.controls):
-        study = Study(DiTLens.from_pretrained(name, seed=config.seed), config)
-        accuracy = fit_probes(study, train)
-        effects = patch_quadruplets(study, test)
-        parts.append(xr.merge([effects, accuracy]).expand_dims(model=[name]))
+        lens = DiTLens.from_pretrained(name, seed=config.seed)
+        accuracy, cells = cross_validate(lens, config, train)
+        readouts = readouts or {step: int(accuracy.values[s].argmax()) for s, step in enumerate(config.steps)}
+        probes = {step: fit_probe(cells, step, block, lens.name) for step, block in readouts.items()}
+        effects = patch_quadruplets(lens, config, test, probes)
+        spread = xr.DataArray([probe.spread for probe in probes.values()], coords={"step": list(probes)})
+        effects = effects.assign(train_accuracy=accuracy, probe_spread=spread)
+        parts.append(effects.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result["sign"] = ("pair", list(PAIRS.values()))
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "prompt": "empty"}
+    result = result.assign(readout=("step", list(readouts.values()))).assign_coords(sign=("pair", list(PAIRS.values())))
+    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 
 
-def fit_probes(study: Study, train: Sequence[Quadruplet]) -> xr.Dataset:
-    """Fits one probe per step at the block that is best out of fold; the table of those accuracies."""
+def route(config: Config) -> Route:
+    """By inversion, as the paper does."""
+    return Route("inversion", config.levels, "euler", config.seed)
+
+
+def cross_validate(lens: DiTLens, config: Config, train: Sequence[Quadruplet]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Out-of-fold accuracy (step, block) on training scenes, and the pooled activations it was fitted on."""
     seen = capture_pooled(
-        study.lens, train, study.config.steps, study.route, batch_size=study.config.batch_size, progress="probe"
+        lens, train, config.steps, route(config), batch_size=config.batch_size, progress=f"{lens.name}, probe"
     )
     possible, groups = seen.possible.values.ravel(), np.repeat(seen.quadruplet.values, len(ROLES))
-    accuracy = np.zeros((seen.sizes["step"], seen.sizes["block"]))
-    for s, step in enumerate(seen.step.values):
-        cells = [seen.activation.isel(step=s, block=b).values.reshape(len(possible), -1) for b in seen.block.values]
-        logits = [out_of_fold_logits(cell, possible, groups) for cell in cells]
-        accuracy[s] = [((logit > 0) == possible).mean() for logit in logits]
-        best = int(accuracy[s].argmax())
-        reads = Reads(f"blocks.{best}.hook_resid_post", int(step), float(seen.sigma[s]), study.lens.name)
-        study.probes[int(step)] = Probe.fit(cells[best], possible, groups, reads)
-    return xr.Dataset(
-        {
-            "train_accuracy": (("step", "block"), accuracy),
-            "readout": ("step", accuracy.argmax(1)),
-            "probe_spread": ("step", [study.probes[s].spread for s in study.config.steps]),
-        },
-        coords={"step": seen.step, "block": seen.block},
-    )
+    accuracy = xr.zeros_like(seen.activation[0, 0, :, :, 0], dtype=float).drop_vars(["quadruplet", "role", "property"])
+    for cell in np.ndindex(accuracy.shape):
+        logits = out_of_fold_logits(_rows(seen.activation[:, :, *cell]), possible, groups)
+        accuracy[cell] = ((logits > 0) == possible).mean()
+    return accuracy.drop_vars("possible"), seen.activation
 
 
-def patch_quadruplets(study: Study, test: Sequence[Quadruplet]) -> xr.Dataset:
+def fit_probe(cells: xr.DataArray, step: int, block: int, model: str) -> Probe:
+    """The probe of one cell, fitted on all training scenes."""
+    cell = cells.sel(step=step, block=block)
+    groups = np.repeat(cells.quadruplet.values, len(ROLES))
+    reads = Reads(f"blocks.{block}.hook_resid_post", step, float(cell.sigma), model)
+    return Probe.fit(_rows(cell), cells.possible.values.ravel(), groups, reads)
+
+
+def _rows(cell: xr.DataArray) -> np.ndarray:
+    return cell.values.reshape(-1, cell.sizes["feature"])
+
+
+def patch_quadruplets(
+    lens: DiTLens, config: Config, test: Sequence[Quadruplet], probes: Mapping[int, Probe]
+) -> xr.Dataset:
     """Effects (quadruplet, pair, step, block, head) of all pairs of the test quadruplets."""
-    parts = []
-    for batch in batches(test, study.config.batch_size, f"patching {study.lens.name}"):
-        path = travel(study.lens, batch, study.route, until=max(study.config.steps))
+    parts: list[xr.Dataset] = []
+    for batch in batches(test, config.batch_size, f"{lens.name}, patching"):
+        path = travel(lens, batch, route(config), until=max(config.steps))
         roles = {role: path[i * len(batch) : (i + 1) * len(batch)] for i, role in enumerate(ROLES)}
-        pairs = [
-            xr.concat([_patch_pair(study, roles, pair, step) for step in study.config.steps], "step") for pair in PAIRS
-        ]
+        pairs: list[xr.Dataset] = []
+        for pair in PAIRS:
+            clean, corrupted = (roles[role] for role in pair.split("→"))
+            steps = [
+                patch_heads(
+                    lens, clean, corrupted, [step], {"logit": probe.logit, "velocity": VelocityProjection()}
+                ).drop_vars(["donor", "clip"])
+                for step, probe in probes.items()
+            ]
+            pairs.append(xr.concat(steps, "step"))
         effects = xr.concat(pairs, "pair").assign_coords(pair=list(PAIRS))
         parts.append(effects.rename(clip="quadruplet").assign_coords(quadruplet=[q.id for q in batch]))
     return xr.concat(parts, "quadruplet").assign_coords(property=("quadruplet", [q.property for q in test]))
 
 
-def _patch_pair(study: Study, roles: dict, pair: str, step: int) -> xr.Dataset:
-    clean, corrupted = (roles[role] for role in pair.split("→"))
-    metrics = {"logit": study.probes[step], "velocity": VelocityProjection()}
-    return patch_heads(study.lens, clean, corrupted, [step], metrics).drop_vars(["donor", "clip"])
+def label_odd(result: xr.Dataset) -> xr.DataArray:
+    """Logit effect averaged over the eight possible/impossible pairs with the label's sign, in probe SDs.
+
+    Of a pair's effect, what follows the content of a half changes sign between the pairs and cancels; what follows
+    the label stays.
+    """
+    return (result.effect_logit * result.sign).sum("pair", skipna=False) / 8 / result.probe_spread
 
 
-def label_odd(result: xr.Dataset, metric: str = "logit") -> xr.DataArray:
-    """Mean over the eight possible/impossible pairs of sign x effect, in probe SDs: content cancels, label stays."""
-    return (result[f"effect_{metric}"] * result.sign).sum("pair", skipna=False) / 8 / _unit(result, metric)
-
-
-def content(result: xr.Dataset, metric: str = "logit") -> xr.DataArray:
-    """Root mean square over the eight pairs of what is left of an effect without its label-odd part, in probe SDs."""
+def content(result: xr.Dataset) -> xr.DataArray:
+    """Root mean square over the eight pairs of what is left of a logit effect without its label-odd part, in SDs."""
     pairs = result.sel(pair=result.sign != 0)
-    rest = pairs[f"effect_{metric}"] / _unit(result, metric) - pairs.sign * label_odd(result, metric)
+    rest = pairs.effect_logit / result.probe_spread - pairs.sign * label_odd(result)
     return np.sqrt((rest**2).mean("pair", skipna=False))
 
 
-def _unit(result: xr.Dataset, metric: str) -> xr.DataArray | float:
-    return result.probe_spread if metric == "logit" else 1.0
+def velocity_recovery(result: xr.Dataset) -> xr.DataArray:
+    """How much of v_clean - v_corrupted a head brings back: ratio of sums over quadruplets and the eight pairs."""
+    pairs = result.sel(pair=result.sign != 0)
+    return pairs.effect_velocity.sum(["pair", "quadruplet"]) / pairs.total_velocity.sum(["pair", "quadruplet"])
 
 
-def recovery(result: xr.Dataset, metric: str = "logit") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum of effects over sum of clean - corrupted, all eight pairs signed by the label, with its interval."""
-    effect = (result[f"effect_{metric}"] * result.sign).sum("pair", skipna=False)
-    total = (result[f"total_{metric}"] * result.sign).sum("pair")
-    effect, total = xr.broadcast(effect, total)
-    return stats.bootstrap_ratio(effect.transpose("quadruplet", ...).values, total.transpose("quadruplet", ...).values)
+def recovery(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the logit: sum of effects over sum of clean - corrupted, all eight pairs signed, with its interval.
+
+    Shapes (model, step, block, head) as far as `result` has them.
+    """
+    effect = (result.effect_logit * result.sign).sum("pair", skipna=False)
+    total = (result.total_logit * result.sign).sum("pair").broadcast_like(effect)
+    order = ("quadruplet", ...)
+    return stats.bootstrap_ratio(
+        effect.transpose(*order).values, total.transpose(*effect.transpose(*order).dims).values
+    )
 
 
 def halves(result: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
@@ -171,51 +193,53 @@ def halves(result: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def top_heads(result: xr.Dataset, model: str, step: int) -> list[tuple[int, int]]:
-    """The (block, head) with the largest label-odd logit effect on the ranking half."""
+    """The (block, head) with the largest label-odd effect on the ranking half, by size."""
     ranking, _ = halves(result)
     odd = label_odd(ranking).sel(model=model, step=step).mean("quadruplet").transpose("block", "head").values
-    order = np.argsort(-np.nan_to_num(odd, nan=-np.inf), axis=None)[:TOP]
+    order = np.argsort(-np.nan_to_num(np.abs(odd), nan=-1.0), axis=None)[:TOP]
     return [(int(o) // odd.shape[1], int(o) % odd.shape[1]) for o in order]
 
 
 def table(result: xr.Dataset) -> str:
-    """Probe accuracy, top heads on held-out scenes with intervals, and the controls."""
+    """Per model and step: the probe's accuracy, the top heads on held-out scenes with intervals, and the nulls."""
     _, report = halves(result)
-    lines = []
-    for model in result.model.values:
-        for step in result.step.values:
-            lines += _model_lines(result.sel(model=[model]), report.sel(model=[model]), str(model), int(step))
+    lines = [
+        f"heads ranked on {result.sizes['quadruplet'] - report.sizes['quadruplet']} test quadruplets, reported on"
+        f" {report.sizes['quadruplet']}; effects in probe SDs, [95% interval over quadruplets]"
+    ]
+    for step in result.step.values:
+        for model in result.model.values:
+            lines += ["", *_lines(result, report.sel(model=model, step=step), str(model), int(step))]
     return "\n".join(lines)
 
 
-def _model_lines(result: xr.Dataset, report: xr.Dataset, model: str, step: int) -> list[str]:
-    here, held = result.sel(model=model, step=step), report.sel(model=[model], step=[step])
-    best = int(here.readout)
+def _lines(result: xr.Dataset, report: xr.Dataset, model: str, step: int) -> list[str]:
+    block = int(report.readout)
+    whole = result.sel(model=model, step=step)
+    logit = np.stack([whole.corrupted_logit.sel(pair=p).values for p in ("A→B", "B→A", "A→C", "A→D")], axis=1)
+    right = ((logit > 0) == np.array([True, True, False, False])).mean(1)
+    accuracy, low, high = (float(x) for x in stats.bootstrap_ratio(right, np.ones_like(right)))
     lines = [
-        f"{model}, step {step} (sigma {float(here.sigma):.2f}): readout block {best},"
-        f" probe accuracy {float(here.train_accuracy.isel(block=best)):.3f} out of fold on training scenes",
-        f"  heads ranked on {result.sizes['quadruplet'] - report.sizes['quadruplet']} test quadruplets,"
-        f" reported on {report.sizes['quadruplet']} (95% intervals over quadruplets)",
-        "  block head   label-odd effect [probe SD]   recovery of the logit         content [probe SD]",
+        f"{model}, step {step} (sigma {float(whole.sigma):.2f}), probe behind block {block}: accuracy per clip",
+        f"  {float(whole.train_accuracy.sel(block=block)):.3f} out of fold on training scenes,"
+        f" {_interval(accuracy, low, high)} on {len(right)} test quadruplets",
+        "  block head   label-odd effect           recovery of the logit      content   A with B (label kept)",
     ]
-    odd = label_odd(held).transpose("quadruplet", "model", "step", "block", "head").values
-    centre, low, high = stats.bootstrap_ratio(odd, np.ones_like(odd))
-    ratio, ratio_low, ratio_high = recovery(held)
-    rest = content(held).mean("quadruplet").transpose("model", "step", "block", "head").values
-    for block, head in top_heads(result, model, step):
-        at = (0, 0, block, head)
-        lines.append(
-            f"  {block:5d} {head:4d}   {centre[at]:+.3f} [{low[at]:+.3f}, {high[at]:+.3f}]"
-            f"       {ratio[at]:+.3f} [{ratio_low[at]:+.3f}, {ratio_high[at]:+.3f}]       {rest[at]:.3f}"
-        )
-    effect = here.effect_logit / here.probe_spread
-    swapped = float(np.sqrt((effect.sel(pair=["A→B", "B→A"]) ** 2).mean()))
-    itself = float(np.abs(here[["effect_logit", "effect_velocity"]].sel(pair="A→A")).max().to_array().max())
-    lines.append(
-        f"  largest |label-odd| of all heads {float(np.abs(label_odd(result).mean('quadruplet')).max()):.3f};"
-        f" A with B: rms effect {swapped:.3f}; a clip with itself: largest effect {itself:g}\n"
-    )
+    odd, swap = label_odd(report), report.effect_logit.sel(pair=["A→B", "B→A"]).mean("pair") / report.probe_spread
+    effect, kept = (stats.bootstrap_ratio(x.values, np.ones_like(x.values)) for x in (odd, swap))
+    ratio, rest = recovery(report), content(report).mean("quadruplet").values
+    for at in top_heads(result, model, step):
+        cells = [_interval(*(float(part[at]) for part in parts), signed=True) for parts in (effect, ratio, kept)]
+        lines.append(f"  {at[0]:5d} {at[1]:4d}   {cells[0]}    {cells[1]}    {rest[at]:.3f}     {cells[2]}")
+    itself = max(float(np.abs(whole[f"effect_{m}"].sel(pair="A→A")).max()) for m in ("logit", "velocity"))
+    largest = float(np.abs(odd.mean("quadruplet")).max())
+    lines.append(f"  all heads: largest label-odd effect {largest:.3f}; a clip patched with itself: {itself:g}")
     return lines
+
+
+def _interval(estimate: float, low: float, high: float, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{estimate:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

@@ -77,9 +77,10 @@ def run(config: Config) -> xr.Dataset:
                 flat = {part: flat_features(lens, split, source, like) for part, split in splits.items()}
                 parts.append(score_grid(flat["train"], flat["test"], source))
     result = xr.concat(parts, "source", data_vars="all", join="outer", coords="minimal", compat="override")
-    schedule = DiTLens.from_pretrained(config.model).schedule(config.levels)
-    result = result.assign_coords(sigma=("step", [schedule.sigmas[step] for step in result.step.values]))
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "prompt": "empty"}
+    result = result.assign_coords(
+        sigma=("step", [lens.schedule(config.levels).sigmas[step] for step in result.step.values])
+    )
+    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 
 
@@ -95,7 +96,7 @@ def flat_features(lens: DiTLens, split: Sequence[Quadruplet], source: str, like:
     rows = []
     for quadruplet in split:
         frames = np.stack([clip.frames for clip in quadruplet.clips])
-        whole = lens.encode(frames).numpy() if source == "latent" else frames
+        whole = lens.encode(frames).cpu().numpy() if source == "latent" else frames
         rows.append(whole.reshape(len(ROLES), 1, 1, -1).astype(np.float32))
     return xr.DataArray(
         np.stack(rows),

@@ -15,7 +15,8 @@ floor  what is there
 3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache;
        trajectory; datasets: one file each; models: bundled weights, codec, loading
 2      clips: the clip contract; conditioning; hook_points: the vocabulary; edits: pure tensor edits; flow:
-       velocity contract and solvers; video: frames and tensors; plots: axes-level matplotlib
+       velocity contract and solvers; metrics: what an effect is measured on; video: frames and tensors; plots:
+       axes-level matplotlib
 1      axes: axis letters and the token grid; choices: "did you mean"; results: xarray with provenance; stats:
        intervals over scenes
 ====== ===================================================================================================
@@ -29,7 +30,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dit_lens import datasets, edits, flow, patching, plots, probing, results, stats, sweeps, video
+    from dit_lens import datasets, edits, flow, metrics, patching, plots, probing, results, stats, sweeps, video
     from dit_lens.conditioning import Conditioning
     from dit_lens.lens import DiTLens
 
@@ -40,6 +41,7 @@ __all__ = [
     "datasets",
     "edits",
     "flow",
+    "metrics",
     "patching",
     "plots",
     "probing",

@@ -107,8 +107,8 @@ def capture_pooled(
     schedule = trajectory.schedule
     return xr.Dataset(
         {
-            "activation": (("quadruplet", "role", "step", "block", "feature"), torch.cat(pooled).float().numpy()),
-            "latent": (("quadruplet", "role", "step", "value"), torch.cat(latents).float().numpy()),
+            "activation": (("quadruplet", "role", "step", "block", "feature"), torch.cat(pooled).float().cpu().numpy()),
+            "latent": (("quadruplet", "role", "step", "value"), torch.cat(latents).float().cpu().numpy()),
         },
         coords={
             "quadruplet": [q.id for q in quadruplets],

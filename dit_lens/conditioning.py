@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,10 @@ class Conditioning:
         """The part that belongs to some of the clips; a batch of 1 serves them all."""
         parts = {name: tensor if len(tensor) == 1 else tensor[clips] for name, tensor in self.tensors.items()}
         return Conditioning(parts, self.prompt)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
+        """On a device, in a dtype."""
+        return Conditioning({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()}, self.prompt)
 
     @property
     def hash(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from dit_lens.cache import ActivationCache
 from dit_lens.clips import Clip
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import HookFunction, NamesFilter
-from dit_lens.models.loading import empty_prompt, load_pipeline
+from dit_lens.models.loading import load_pipeline
 from dit_lens.running import Evaluation, HookedTransformer, Reduce, Request
 from dit_lens.tracing import Prefix
 from dit_lens.trajectory import Schedule, Trajectory
@@ -33,12 +33,12 @@ class DiTLens:
     """A lens on the transformer of a stock diffusers video pipeline.
 
     Args:
-        pipeline: a loaded pipeline; it is left as it was.
+        pipeline: a loaded pipeline; its transformer is put in evaluation mode and its parameters are frozen.
         name: how results call the model.
         conditioning: what to feed beside latent and time; the pipeline's empty prompt unless given.
 
     Raises:
-        TypeError: no family knows the transformer.
+        TypeError: no family knows the transformer, or the pipeline has parts that the family does not handle.
         ValueError: no conditioning was given and the pipeline has no text encoder.
     """
 
@@ -47,7 +47,9 @@ class DiTLens:
         self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
         self.model = HookedTransformer(self.transformer, self.name)
         self.family, self.table = self.model.family, self.model.table
-        self.conditioning = conditioning or empty_prompt(pipeline)
+        self.family.check_pipeline(pipeline)
+        given = conditioning or self.family.encode_prompt(pipeline, "")
+        self.conditioning = given.to(self.transformer.device, self.family.input_dtype(self.transformer))
 
     @classmethod
     def from_pretrained(cls, name: str | Path, seed: int = 0, **options: Any) -> DiTLens:
@@ -56,7 +58,7 @@ class DiTLens:
         Args:
             name: "mini-wan", "mini-wan-null", "mini-wan-random", a folder, or "owner/name".
             seed: of the initialisation of "mini-wan-random" (0 is where the training of mini-wan began).
-            **options: for `DiffusionPipeline.from_pretrained`: torch_dtype, device_map, revision, ...
+            **options: for `DiffusionPipeline.from_pretrained`: dtype, device_map, revision, ...
 
         Raises:
             ValueError: unknown name, or a damaged checkpoint (names the file).
@@ -75,19 +77,50 @@ class DiTLens:
         return self.transformer.config.num_attention_heads
 
     def block(self, index: int) -> Any:
-        """Nnsight's envoy of a block, for use inside `trace`; negative indices count from the end."""
+        """The nnsight envoy of a block, for use inside `trace`; negative indices count from the end.
+
+        Raises:
+            IndexError: there is no such block.
+        """
+        if not -self.blocks <= index < self.blocks:
+            raise IndexError(f"got block {index} · expected {-self.blocks} to {self.blocks - 1}")
         return self.model.traced.module(self.family.block_path(index % self.blocks))
 
-    def hook_points(self) -> pd.DataFrame:
-        """Every hook point: name, axes, whether it can be written, and for an absent one the reason."""
-        rows = [(p.name, p.axes, "read, write" if p.write else "read", "") for p in self.table.points.values()]
-        rows += [(name, "", "", reason) for name, reason in self.table.absent.items()]
-        return pd.DataFrame(rows, columns=["name", "axes", "access", "absent because"])
+    def hook_points(self, latent: Float[Tensor, "b c f h w"] | None = None) -> pd.DataFrame:
+        """Every hook point: name, axes, whether it can be written, and for an absent one the reason.
+
+        Args:
+            latent: with one, its shapes too (by one evaluation).
+        """
+        table = pd.DataFrame(
+            [
+                (point.name, point.axes, "read, write" if point.write else "read")
+                for point in self.table.points.values()
+            ],
+            columns=["name", "axes", "access"],
+        )
+        if latent is not None:
+            with torch.no_grad():
+                _, cache = self.run_with_cache(latent=latent, timestep=self.family.TRAIN_TIMESTEPS / 2)
+            table["shape"] = [tuple(cache[name].shape) for name in table.name]
+        absent = pd.DataFrame({"name": list(self.table.absent), "absent because": list(self.table.absent.values())})
+        return pd.concat([table, absent], ignore_index=True).fillna("")
+
+    def facts(self) -> dict[str, str]:
+        """What a result says of its model: name, class, dtype, scheduler, prompt and its hash."""
+        return {
+            "model": self.name,
+            "transformer": type(self.transformer).__name__,
+            "dtype": str(self.family.input_dtype(self.transformer)).removeprefix("torch."),
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "prompt": self.conditioning.prompt,
+            "prompt_hash": self.conditioning.hash,
+        }
 
     # Between pixels, latents and noise.
 
     @torch.no_grad()
-    def encode(self, clips: Input) -> Float[Tensor, "b c f h w"]:
+    def encode(self, clips: Input, batch_size: int = 32) -> Float[Tensor, "b c f h w"]:
         """Normalised latents of clips, of uint8 frames (F, H, W, 3) or (b, F, H, W, 3), or of latents themselves.
 
         Raises:
@@ -100,12 +133,11 @@ class DiTLens:
                     f"got a tensor of shape {tuple(clips.shape)} · expected latents (b, {channels}, f, h, w)"
                     " · give frames as a uint8 array (F, H, W, 3)"
                 )
-            return clips
-        if isinstance(clips, np.ndarray):
-            frames = clips if clips.ndim == 5 else clips[None]
-        else:
-            frames = np.stack([clip.frames for clip in ([clips] if isinstance(clips, Clip) else clips)])
-        return self.family.encode(self.vae, to_tensor(frames))
+            return clips.to(self.transformer.device)
+        frames = _frames(clips)
+        starts = range(0, len(frames), batch_size)
+        parts = [self.family.encode(self.vae, to_tensor(frames[start : start + batch_size])) for start in starts]
+        return torch.cat(parts).to(self.transformer.device)
 
     @torch.no_grad()
     def decode(self, trajectory: Trajectory, step: int = 0, clean: bool = True) -> Float[Tensor, "b 3 F H W"]:
@@ -173,6 +205,7 @@ class DiTLens:
     def noising(self, clips: Input, noise: Float[Tensor, "b c f h w"], steps: int = 50) -> Trajectory:
         """The straight path x_sigma = (1 - sigma) x_0 + sigma noise: no model, the baseline for inversion."""
         latents, schedule = self.encode(clips), self.schedule(steps)
+        noise = noise.to(latents)
         path = torch.stack([(1 - sigma) * latents + sigma * noise for sigma in schedule.sigmas])
         return Trajectory(path, schedule, self.conditioning, "none", "noising", _ids(clips))
 
@@ -273,7 +306,7 @@ class DiTLens:
         sigma: float | None = None,
         **inputs: Any,
     ) -> Any:
-        """Nnsight's own tracer over one evaluation; its `with` body starts on a line of its own.
+        """The nnsight tracer over one evaluation; its `with` body starts on a line of its own.
 
         Modules must be touched in forward order: `h = lens.block(3).output.save()`.
         """
@@ -314,6 +347,10 @@ class DiTLens:
         inputs: dict[str, Any],
     ) -> list[Evaluation]:
         if trajectory is None:
+            if (step, sigma, steps) != (None, None, None):
+                raise TypeError(
+                    "got a place on a trajectory without one · expected a trajectory, or latent= and timestep="
+                )
             return [self._given(inputs)]
         if inputs:
             raise TypeError(f"got {', '.join(inputs)} beside a trajectory · expected one or the other")
@@ -322,6 +359,8 @@ class DiTLens:
         places += [] if sigma is None else [trajectory.schedule.step_at(sigma)]
         if (step is not None) + (sigma is not None) + (steps is not None) != 1:
             raise TypeError("got no single place on the trajectory · expected exactly one of step=, sigma= and steps=")
+        if not places:
+            raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
         return [self.evaluation(trajectory, place) for place in places]
 
     def _given(self, inputs: dict[str, Any]) -> Evaluation:
@@ -332,20 +371,32 @@ class DiTLens:
                 f" {', '.join(self.conditioning.tensors)}="
             )
         latent = self.encode(inputs["latent"])
-        time = torch.as_tensor(inputs["timestep"], dtype=torch.float32, device=latent.device).expand(len(latent))
-        extra = {name: inputs.get(name, tensor) for name, tensor in self.conditioning.tensors.items()}
-        return Evaluation(self.family.inputs(latent, time, extra), None, float(time[0]) / self.family.TRAIN_TIMESTEPS)
+        time = torch.as_tensor(inputs["timestep"], dtype=torch.float32, device=latent.device)
+        time = time.expand(len(latent)) if time.ndim < 2 else time
+        tensors = {name: inputs.get(name, tensor) for name, tensor in self.conditioning.tensors.items()}
+        sigma = float(time.max()) / self.family.TRAIN_TIMESTEPS
+        return Evaluation(self._inputs(latent, time, Conditioning(tensors)), None, sigma)
 
     def _evaluation(
         self, x: Tensor, timestep: float, step: int | None, sigma: float, conditioning: Conditioning
     ) -> Evaluation:
-        time = torch.full((len(x),), timestep, dtype=torch.float32, device=x.device)
-        inputs = self.family.inputs(x.to(self.family.input_dtype(self.transformer)), time, conditioning.tensors)
-        return Evaluation(inputs, step, sigma)
+        time = torch.full((len(x),), timestep, dtype=torch.float32, device=self.transformer.device)
+        return Evaluation(self._inputs(x, time, conditioning), step, sigma)
+
+    def _inputs(self, latent: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """The transformer's arguments, on its device and in its dtype; time stays float32."""
+        device, dtype = self.transformer.device, self.family.input_dtype(self.transformer)
+        told = conditioning.to(device, dtype)
+        for name, tensor in told.tensors.items():
+            if len(tensor) not in (1, len(latent)):
+                raise ValueError(
+                    f"got {name} for {len(tensor)} clips · expected 1 or {len(latent)}, as many as latents"
+                )
+        return self.family.inputs(latent.to(device, dtype), time, told.tensors)
 
     def _locate(self, inputs: Mapping[str, Any]) -> tuple[int | None, float]:
         """Step and sigma of a call that a pipeline makes; step None where its scheduler has no such timestep."""
-        scheduler, fed = self.pipeline.scheduler, float(inputs["timestep"].flatten()[0])
+        scheduler, fed = self.pipeline.scheduler, float(inputs["timestep"].max())
         index = (scheduler.timesteps == fed).nonzero().flatten().tolist()
         if not index:
             return None, fed / self.family.TRAIN_TIMESTEPS
@@ -359,6 +410,16 @@ def _batches(
     for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None):
         clips = slice(start, start + size)
         yield latents[clips], conditioning.of_clips(clips)
+
+
+def _frames(clips: Clip | Sequence[Clip] | np.ndarray) -> UInt8[np.ndarray, "b F H W 3"]:
+    if isinstance(clips, np.ndarray):
+        return clips if clips.ndim == 5 else clips[None]
+    several = [clips] if isinstance(clips, Clip) else list(clips)
+    if not several or not all(isinstance(clip, Clip) for clip in several):
+        got = f"a list of {type(several[0]).__name__}" if several else "an empty list"
+        raise TypeError(f"got {got} · expected clips, uint8 frames (F, H, W, 3) or latents · of a pair, pair.possible")
+    return np.stack([clip.frames for clip in several])
 
 
 def _ids(clips: Input) -> tuple[str, ...]:

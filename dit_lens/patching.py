@@ -9,10 +9,9 @@ import xarray as xr
 from tqdm import tqdm
 
 from dit_lens.lens import DiTLens
-from dit_lens.sweeps import HeadEffects, Metric, Readout, VelocityProjection, patch_each_head
+from dit_lens.metrics import Metric
+from dit_lens.sweeps import patch_each_head
 from dit_lens.trajectory import Trajectory
-
-__all__ = ["Readout", "VelocityProjection", "patch_heads"]
 
 
 def patch_heads(
@@ -20,7 +19,7 @@ def patch_heads(
     clean: Trajectory,
     corrupted: Trajectory,
     steps: Sequence[int],
-    metrics: Mapping[str, Metric],
+    metric: Metric | Mapping[str, Metric],
     progress: bool = False,
 ) -> xr.Dataset:
     """What each head carries: its z from the clean run is put into the corrupted run, at the same step.
@@ -29,26 +28,32 @@ def patch_heads(
 
     Args:
         steps: at which steps of the trajectories.
-        metrics: by name: a `Probe`, `VelocityProjection()`, or any function as `Readout(function, points)`.
+        metric: `probe.logit`, `VelocityProjection()`, or any function as `Readout(function, points)`; or several by
+            name, whose variables are then `effect_NAME` and so on.
 
     Returns:
-        For each metric `effect_NAME` (clip, step, block, head) = patched - corrupted and `total_NAME` (clip, step) =
-        clean - corrupted, `corrupted_NAME` (clip, step). Recovery is the ratio of their means. Blocks behind a
-        metric's readout are NaN.
+        `effect` (clip, step, block, head) = patched - corrupted, `total` (clip, step) = clean - corrupted, and
+        `corrupted` (clip, step). Recovery is the ratio of their means. Blocks behind a metric's readout are NaN.
 
     Raises:
-        ValueError: trajectories that do not pair up. IndexError: a step they do not have.
+        ValueError: trajectories that do not pair up, or no steps. IndexError: a step they do not have.
+        RuntimeError: hooks are active.
     """
-    effects: list[HeadEffects] = []
-    for step in tqdm(steps, desc="patching", unit="step", disable=not progress):
-        effects.append(patch_each_head(lens, clean, corrupted, step, metrics))
+    if not len(steps):
+        raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
+    metrics = metric if isinstance(metric, Mapping) else {"": metric}
+    effects = [
+        patch_each_head(lens, clean, corrupted, step, metrics)
+        for step in tqdm(steps, desc="patching", unit="step", disable=not progress)
+    ]
     data: dict[str, tuple[tuple[str, ...], object]] = {}
-    for name in effects[0].effect:
+    for name in metrics:
+        suffix = f"_{name}" if name else ""
         stacked = torch.stack([effect.effect[name] for effect in effects], dim=1)
-        data[f"effect_{name}"] = (("clip", "step", "block", "head"), stacked.numpy())
+        data[f"effect{suffix}"] = (("clip", "step", "block", "head"), stacked.numpy())
         for part in ("total", "corrupted"):
             values = torch.stack([getattr(effect, part)[name] for effect in effects], dim=1)
-            data[f"{part}_{name}"] = (("clip", "step"), values.numpy())
+            data[f"{part}{suffix}"] = (("clip", "step"), values.numpy())
     schedule = clean.schedule
     return xr.Dataset(
         data,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+
+from dit_lens.metrics import Readout
 
 STRENGTH = 0.02
 FOLDS = 5
@@ -93,21 +94,15 @@ class Probe:
         return cls(torch.from_numpy(weight).float(), bias, spread, reads)
 
     @property
-    def points(self) -> tuple[str, ...]:
-        """The hook points that `logit` needs in the cache."""
-        return (self.reads.point,)
-
-    def logit(self, velocity: Tensor | None, cache: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
-        """The metric: differentiable, one logit per clip."""
-        return self.of_activation(cache[self.reads.point])
-
-    def bind(self, clean: object, corrupted: object) -> Callable[..., Tensor]:
-        """The logit, whatever the pair of runs (see `dit_lens.sweeps.Metric`)."""
-        return self.logit
+    def logit(self) -> Readout:
+        """The metric (velocity, cache) -> (b,), differentiable."""
+        point = self.reads.point
+        return Readout(lambda velocity, cache: self.of_activation(cache[point]), (point,))
 
     def of_activation(self, activation: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
-        """Logits of raw activations."""
-        return activation.mean(1) @ self.weight.to(activation) + self.bias
+        """Logits of raw activations, in float32 or better."""
+        precise = activation.to(torch.promote_types(activation.dtype, torch.float32))
+        return precise.mean(1) @ self.weight.to(precise) + self.bias
 
     def save(self, folder: Path) -> None:
         """Writes probe.safetensors and probe.json."""

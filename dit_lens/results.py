@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -54,9 +55,18 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
+def source_digest(*files: Path) -> str:
+    """Tells one state of the code from another: a digest of this package's sources and the given files."""
+    sources = [*sorted(Path(__file__).parent.rglob("*.py")), *files]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
 def _commit() -> str:
     """The commit of the checkout that the package is run from; empty where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    root = Path(__file__).parent.parent
+    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    if not (root / ".git").exists():
+        return ""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:

@@ -70,6 +70,12 @@ class HookedTransformer:
         self.table = self.family.hook_table(transformer)
         self.traced = TracedModel(transformer, self.table)
         self._active: list[_Hooked] = []
+        self._own_call = False
+
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks are active."""
+        return bool(self._active)
 
     def grid(self, evaluation: Evaluation) -> TokenGrid:
         """The token grid of an evaluation's latent."""
@@ -83,8 +89,16 @@ class HookedTransformer:
         """
         functions = self._functions(evaluation)
         if not functions and request == Request():
-            return self.transformer(**evaluation.inputs)[0], {}
+            return self._plain(evaluation), {}
         return self.run_with(evaluation, functions, request)
+
+    def _plain(self, evaluation: Evaluation) -> Tensor:
+        """The unhooked model; the evaluation's place is known, so a call of ours is not located a second time."""
+        self._own_call = True
+        try:
+            return self.transformer(**evaluation.inputs)[0]
+        finally:
+            self._own_call = False
 
     def velocity(self, evaluation: Evaluation) -> Tensor:
         """The velocity (b, c, f, h, w) of a whole evaluation under the hooks that are active."""
@@ -109,7 +123,7 @@ class HookedTransformer:
         def visit(point: HookPoint, value: Tensor) -> Tensor:
             hook = Hook(point.name, point.axes, grid, evaluation.step, evaluation.sigma)
             for function in functions.get(point.name, ()):
-                value = _checked(function(value, hook), value, point)
+                value = _called(function, value, hook, point)
             if point.name in keep:
                 kept[point.name] = value if request.reduce is None else request.reduce(value)
             return value
@@ -175,7 +189,7 @@ class HookedTransformer:
         signature = inspect.signature(type(self.transformer).forward)
 
         def hooked_forward(*args: Any, **kwargs: Any) -> Any:
-            if self.traced.running:
+            if self.traced.running or self._own_call:
                 return forward(*args, **kwargs)
             given = signature.bind(self.transformer, *args, **kwargs).arguments
             inputs = {name: value for name, value in given.items() if name != "self"}
@@ -207,15 +221,18 @@ def repeat(evaluation: Evaluation, copies: int) -> Evaluation:
     return replace(evaluation, inputs=tensors)
 
 
-def _checked(new: Tensor | None, old: Tensor, point: HookPoint) -> Tensor:
-    """The edited activation, or the old one where a hook returned nothing."""
-    if new is None or new is old:
+def _called(function: HookFunction, old: Tensor, hook: Hook, point: HookPoint) -> Tensor:
+    """What a hook makes of an activation: what it returns, or what it wrote into the copy it was given."""
+    given = old.clone()
+    unwritten = given._version
+    new = function(given, hook)
+    if new is None:
+        new = given if given._version != unwritten else old
+    if new is old:
         return old
     if point.write is None:
         raise TypeError(f"got a new value for {point.name} · expected None, it can only be read · edit hook_velocity")
     if not isinstance(new, Tensor) or new.shape != old.shape:
         got = f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
-        raise ValueError(
-            f"got {got} from a hook at {point.name} · expected a tensor of shape {tuple(old.shape)} or None"
-        )
-    return new
+        raise ValueError(f"got {got} from a hook at {point.name} · expected a tensor of {tuple(old.shape)} or None")
+    return new.to(old.dtype)

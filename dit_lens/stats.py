@@ -39,8 +39,8 @@ def bootstrap_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = np.tensordot(counts, numerator, 1) / np.tensordot(counts, denominator, 1)
         estimate = numerator.sum(0) / denominator.sum(0)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+        tail = 100 * (1 - level) / 2
+        low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
     return estimate, low, high
 
 

@@ -84,7 +84,7 @@ class TracedModel:
         return self.envoy.interleaver.interleaving
 
     def trace(self, inputs: Mapping[str, Any]):
-        """Nnsight's own tracer over the transformer, for a `with` block of the user's."""
+        """The nnsight tracer over the transformer, for a `with` block of the user's."""
         return self.envoy.trace(**inputs)
 
     def _due(self, points: Sequence[HookPoint]) -> dict[Site, list[HookPoint]]:
@@ -118,7 +118,7 @@ class TracedModel:
         return raw
 
     def module(self, path: str) -> Any:
-        """Nnsight's envoy of the module at a dotted path."""
+        """The nnsight envoy of the module at a dotted path."""
         node = self.envoy
         for part in path.split(".") if path else ():
             node = node[int(part)] if part.isdigit() else getattr(node, part)

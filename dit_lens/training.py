@@ -1,8 +1,8 @@
 """The recipe of mini-wan and its null twin: `python -m dit_lens.training --model mini-wan --minutes 25`.
 
 Rectified flow (Liu et al. 2022) on latents of miniphys' pretraining split: x_sigma = (1 - sigma) x_0 + sigma noise,
-target noise - x_0. mini-wan sees possible clips only. mini-wan-null sees the same scenes with the second half drawn
-independently of the first, so every frame is as frequent as before and no law ties the halves.
+target noise - x_0. mini-wan sees possible clips only. mini-wan-null sees the same kind of scene, but presence, shape,
+colour, height and direction of the second half are drawn independently of the first: no law ties the halves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dit_lens.clips import Quadruplet
-from dit_lens.datasets.miniphys import SPLICE, MiniPhys
+from dit_lens.datasets.miniphys import LAWLESS, SPLICE, MiniPhys
 from dit_lens.models.codec import AutoencoderPatchPCA, fit_patch_pca
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer, save
 from dit_lens.results import replace_atomically
@@ -75,6 +75,7 @@ class State:
     model: Any
     average: WanTransformer3DModel
     optimiser: torch.optim.AdamW
+    recipe: str
     step: int = 0
     seconds: float = 0.0
 
@@ -85,13 +86,24 @@ class State:
         for name, parameter in self.model.named_parameters():
             tensors |= {f"{key}/{name}": value for key, value in self.optimiser.state.get(parameter, {}).items()}
         with replace_atomically(path) as aside:
-            save_file(tensors, aside, metadata={"step": str(self.step), "seconds": str(self.seconds)})
+            facts = {"step": str(self.step), "seconds": str(self.seconds), "recipe": self.recipe}
+            save_file(tensors, aside, metadata=facts)
 
     def load(self, path: Path) -> None:
-        """Takes up the state that `save` wrote."""
+        """Takes up the state that `save` wrote.
+
+        Raises:
+            ValueError: it belongs to another recipe.
+        """
         tensors = load_file(path)
         with safe_open(path, "pt") as file:
-            self.step, self.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
+            facts = file.metadata()
+        if facts["recipe"] != self.recipe:
+            raise ValueError(
+                f"got {path} of another run ({facts['recipe']}) · expected {self.recipe} · choose another --out,"
+                " or delete it to begin anew"
+            )
+        self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         for name, module in (("model", self.model), ("average", self.average)):
             prefix = f"{name}/"
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -100,6 +112,12 @@ class State:
             self.optimiser.state[parameter] = {
                 key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu") for key in keys
             }
+
+
+def recipe(config: Config) -> str:
+    """What must agree for a run to be taken up again: all options but budget, device and folder."""
+    free = {"out", "minutes", "steps", "save_every", "device"}
+    return json.dumps({name: value for name, value in asdict(config).items() if name not in free})
 
 
 def encode_halves(codec: AutoencoderPatchPCA, quadruplets: Iterator[Quadruplet]) -> Float[Tensor, "q 2 c f h w"]:
@@ -113,13 +131,12 @@ def encode_halves(codec: AutoencoderPatchPCA, quadruplets: Iterator[Quadruplet])
 
 
 def draw_batch(
-    latents: Float[Tensor, "q 2 c f h w"], independent: bool, size: int, generator: torch.Generator
+    latents: Float[Tensor, "q 2 c f h w"], crossed: bool, size: int, generator: torch.Generator
 ) -> Float[Tensor, "b c f h w"]:
-    """Clips A or B; with `independent`, the second half is that of A or B by a second, fair toss."""
+    """Clips A or B whole, or crossed: the first half of one with the second half of the other."""
     which = torch.randint(len(latents), (size,), generator=generator)
-    first, second = torch.randint(2, (2, size), generator=generator)
-    if not independent:
-        second = first
+    first = torch.randint(2, (size,), generator=generator)
+    second = 1 - first if crossed else first
     return torch.cat([latents[which, first, :, :SPLICE_LATENT], latents[which, second, :, SPLICE_LATENT:]], dim=2)
 
 
@@ -138,7 +155,7 @@ def flow_loss(
 
 def train(state: State, latents: Float[Tensor, "q 2 c f h w"], config: Config, folder: Path) -> None:
     """Runs until the budget is spent, saving the state as it goes."""
-    independent = config.model == "mini-wan-null"
+    crossed = config.model == "mini-wan-null"
     bar = tqdm(total=config.steps, initial=state.step, desc=config.model, unit="step")
     started, losses = time.monotonic() - state.seconds, []
     while (progress := max(state.step / config.steps, state.seconds / 60 / config.minutes)) < 1:
@@ -146,7 +163,7 @@ def train(state: State, latents: Float[Tensor, "q 2 c f h w"], config: Config, f
         for group in state.optimiser.param_groups:
             group["lr"] = float(rate)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
-        clean = draw_batch(latents, independent, config.batch_size, generator).to(config.device)
+        clean = draw_batch(latents, crossed, config.batch_size, generator).to(config.device)
         loss = flow_loss(state.model, clean, config, generator)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,15 +195,15 @@ def _log(path: Path, state: State, loss: float) -> None:
 
 @torch.no_grad()
 def evaluate(model: Any, codec: AutoencoderPatchPCA, config: Config, quadruplets: int = 200) -> dict[str, float]:
-    """Held-out loss on lawful and on independent-halves clips (same noise), and what the codec loses, in dB."""
+    """Held-out loss on lawful and on lawless clips (same noise), and what the codec loses, in dB."""
     held_out = MiniPhys("train", quadruplets, seed=config.seed)
-    latents = encode_halves(codec, iter(held_out))
+    lawless = MiniPhys("train", quadruplets, properties=[LAWLESS], seed=config.seed)
     report = {}
-    for name, independent in (("loss_lawful", False), ("loss_independent", True)):
-        losses = []
+    for name, clips, crossed in (("loss_lawful", held_out, False), ("loss_lawless", lawless, True)):
+        latents, losses = encode_halves(codec, iter(clips)), []
         for i in range(quadruplets // 10):
             generator = torch.Generator().manual_seed(i)
-            clean = draw_batch(latents, independent, config.batch_size, generator).to(config.device)
+            clean = draw_batch(latents, crossed, config.batch_size, generator).to(config.device)
             losses.append(flow_loss(model, clean, config, generator).item())
         report[name] = float(np.mean(losses))
     video = torch.cat([to_tensor(np.stack([q.a.frames, q.b.frames])) for q in held_out])
@@ -202,7 +219,7 @@ def card(config: Config, state: State, report: dict[str, float]) -> str:
     """The model card, from what this run measured."""
     sees = {
         "mini-wan": "possible clips only",
-        "mini-wan-null": "clips whose second half is drawn independently of the first (the null twin)",
+        "mini-wan-null": "clips whose halves know nothing of each other (the null twin)",
     }[config.model]
     parameters = sum(p.numel() for p in state.model.parameters())
     command = f"python -m dit_lens.training --model {config.model} --minutes {config.minutes:g} --steps {config.steps}"
@@ -222,10 +239,13 @@ A `WanTransformer3DModel` of {parameters / 1e6:.2f} M parameters trained by rect
 | optimiser steps | {state.step} of batch {config.batch_size} |
 | time | {state.seconds / 60:.1f} min on {config.device} ({torch.get_num_threads()} threads) |
 | held-out loss, lawful clips | {report["loss_lawful"]:.4f} |
-| held-out loss, independent halves | {report["loss_independent"]:.4f} |
+| held-out loss, lawless clips | {report["loss_lawless"]:.4f} |
 | codec PSNR, all pixels / moving pixels | {report["psnr"]:.1f} dB / {report["psnr_moving"]:.1f} dB |
 
-Every setting is in `training.json`. Made for testing interpretability methods; it makes 32x32 toy videos.
+Every setting is in `training.json`. Load it with `dit_lens.DiTLens.from_pretrained`, or in plain diffusers (with
+dit_lens installed) by `DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)`; it has no text
+encoder, so call the pipeline with the embedding in `empty_prompt.safetensors` and `guidance_scale=1.0`. Made for
+testing interpretability methods; it makes 32x32 toy videos.
 """
 
 
@@ -234,6 +254,7 @@ def run(config: Config) -> Path:
     folder = config.out or Path("runs") / config.model
     folder.mkdir(parents=True, exist_ok=True)
     pretraining = MiniPhys("pretrain", config.quadruplets, seed=config.seed)
+    lawless = MiniPhys("pretrain", config.quadruplets, properties=[LAWLESS], seed=config.seed)
     sample = pretraining[: min(500, config.quadruplets)]
     codec = fit_patch_pca(to_tensor(np.stack([q.a.frames, q.b.frames])) for q in sample)
     model, average = (new_transformer(config.seed) for _ in range(2))
@@ -241,10 +262,11 @@ def run(config: Config) -> Path:
         nn.Module.to(module, config.device)
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    state = State(model, average, optimiser)
+    state = State(model, average, optimiser, recipe(config))
     if (folder / STATE).is_file():
         state.load(folder / STATE)
-    latents = encode_halves(codec, iter(tqdm(pretraining, desc="encoding", unit="quadruplet")))
+    world = pretraining if config.model == "mini-wan" else lawless
+    latents = encode_halves(codec, iter(tqdm(world, desc="encoding", unit="quadruplet")))
     train(state, latents, config, folder)
     report = evaluate(state.average, codec, config)
     save(assemble(state.average.cpu(), codec), folder)

@@ -16,7 +16,7 @@ OUT = Path("figures/out")
 def caption(result: xr.Dataset, note: str) -> str:
     """Data set, split, n, seed and version under a figure."""
     made = results.facts(result)
-    return f"{made['dataset']}, seed {made['seed']}; {note}\ndit-lens {made['versions']['dit-lens']}"
+    return f"{made['dataset']} ({made['split']}), seed {made['seed']}; {note}\ndit-lens {made['versions']['dit-lens']}"
 
 
 def save(figure: Figure, name: str) -> Path:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from analyses.patch_heads import content, label_odd, top_heads
+from analyses.patch_heads import content, label_odd, top_heads, velocity_recovery
 from dit_lens import plots, results
 from figures.output import caption, save
 
@@ -19,14 +19,21 @@ def draw(result: xr.Dataset) -> Path:
     """Rows: label-odd effect on the probe and on the velocity, content. Columns: models and steps. Returns the file."""
     plots.use_style()
     rows = [
-        ("label-odd effect on the\nprobe logit [probe SD]", label_odd(result), "RdBu_r"),
-        ("content effect on the\nprobe logit, rms [probe SD]", content(result), "viridis"),
-        ("label-odd effect on the\nvelocity [latent units]", label_odd(result, "velocity"), "RdBu_r"),
+        (
+            "label-odd effect on the\nprobe logit [probe SD]",
+            label_odd(result).mean("quadruplet", skipna=False),
+            "RdBu_r",
+        ),
+        (
+            "content effect on the\nprobe logit, rms [probe SD]",
+            content(result).mean("quadruplet", skipna=False),
+            "viridis",
+        ),
+        ("velocity difference\nrecovered [fraction]", velocity_recovery(result), "viridis"),
     ]
     columns = [(str(model), int(step)) for step in result.step.values for model in result.model.values]
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(1.9 * len(columns) + 1.6, 5.4), squeeze=False)
-    for row, (label, effect, colours) in enumerate(rows):
-        mean = effect.mean("quadruplet", skipna=False)
+    for row, (label, mean, colours) in enumerate(rows):
         reach = float(np.abs(mean).max())
         limits = (-reach, reach) if colours == "RdBu_r" else (0.0, reach)
         for column, (model, step) in enumerate(columns):

@@ -24,5 +24,5 @@ def test_an_unknown_data_set_is_told_the_nearest() -> None:
 
 
 def test_an_option_that_the_data_set_has_not_is_refused() -> None:
-    with pytest.raises(TypeError, match="quadruples"):
+    with pytest.raises(ValueError, match="did you mean 'quadruplets'"):
         dl.datasets.load("miniphys", quadruples=3)

@@ -8,8 +8,10 @@ import torch
 from diffusers import UNet2DModel, WanPipeline
 
 from dit_lens import datasets, edits, families
+from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
+from dit_lens.models import mini_wan
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.running import Request
 from dit_lens.trajectory import Trajectory
@@ -255,6 +257,73 @@ def test_the_transformers_own_arguments_do_as_well(lens: DiTLens, trajectory: Tr
     assert torch.equal(velocity, plain_velocity(lens, trajectory)) and "hook_x0" in cache
 
 
+def test_a_hook_may_write_in_place_and_the_trajectory_stays_as_it_was(lens: DiTLens, trajectory: Trajectory) -> None:
+    """TransformerLens users write `x[:] = 0`, with and without returning x."""
+    kept = trajectory.latents.clone()
+
+    def quiet(x: torch.Tensor, hook: Hook) -> None:
+        x[:] = 0
+
+    def returned(x: torch.Tensor, hook: Hook) -> torch.Tensor:
+        x[:] = 0
+        return x
+
+    for point in ("blocks.2.hook_attn_out", "blocks.2.attn.hook_z", "blocks.2.hook_mlp_out", "hook_latent"):
+        expected = lens.run_with_hooks(trajectory, STEP, fwd_hooks=[(point, edits.zero())])
+        for function in (quiet, returned):
+            assert torch.equal(lens.run_with_hooks(trajectory, STEP, fwd_hooks=[(point, function)]), expected), point
+    assert torch.equal(trajectory.latents, kept)
+
+
+def test_steps_are_those_of_the_trajectory_whatever_the_scheduler_was_left_at(lens: DiTLens) -> None:
+    latent = torch.zeros(1, 16, 5, 8, 8)
+    lens.pipeline.scheduler.set_timesteps(50)
+    seen: list[int | None] = []
+    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.step))], steps=range(6)):
+        lens.invert(latent, steps=5, solver="euler")
+    assert seen == [0, 1, 2, 3, 4]
+    with pytest.raises(RuntimeError, match="fire"), lens.hooks([("hook_latent", edits.zero())], steps=[50]):
+        lens.invert(latent, steps=5, solver="euler")
+
+
+def test_conditioning_of_a_batch_follows_its_clips(lens: DiTLens, trajectory: Trajectory) -> None:
+    told = torch.randn(4, 4, 32, generator=torch.Generator().manual_seed(3))
+    together = DiTLens(lens.pipeline, "own prompts", Conditioning({"encoder_hidden_states": told}))
+    path = together.invert(trajectory.latents[0], steps=2, solver="euler", batch_size=3)
+    alone = DiTLens(lens.pipeline, "own prompt", Conditioning({"encoder_hidden_states": told[3:]}))
+    single = alone.invert(trajectory.latents[0][3:], steps=2, solver="euler")
+    torch.testing.assert_close(path[3:].latents, single.latents, rtol=0, atol=1e-4)
+    velocity, _ = together.run_with_cache(path[3:], step=1, names_filter="hook_velocity")
+    torch.testing.assert_close(velocity, alone.run_with_cache(single, step=1)[0], rtol=0, atol=1e-4)
+
+
+def test_a_bfloat16_model_keeps_its_laws(codec, tmp_path, trajectory: Trajectory) -> None:
+    mini_wan.save(assemble(new_transformer(0), codec), tmp_path)
+    half = DiTLens.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    path = half.invert(trajectory.latents[0], steps=3, solver="euler")
+    assert path.latents.dtype == torch.float32
+    velocity, cache = half.run_with_cache(path, step=2)
+    assert velocity.dtype == torch.bfloat16 and cache["attn_out", 1].dtype == torch.float32
+    after = (cache["resid_pre", 1].float() + cache["attn_out", 1]).to(torch.bfloat16)
+    assert torch.equal(after, cache["resid_mid_attn", 1])
+    for name in ("blocks.1.hook_attn_out", "blocks.1.attn.hook_z", "blocks.3.hook_mlp_out"):
+        same = half.run_with_hooks(path, 2, fwd_hooks=[(name, lambda x, hook: x.clone())])
+        assert torch.equal(same, velocity), name
+
+
+def test_shapes_of_hook_points_are_told_for_a_latent(lens: DiTLens, trajectory: Trajectory) -> None:
+    table = lens.hook_points(trajectory.latents[0]).set_index("name")
+    assert table.loc["blocks.3.attn.hook_z", "shape"] == (4, 80, 4, 32)
+    assert "version" in table.loc["blocks.*.attn.hook_pattern", "absent because"]
+
+
+def test_pipelines_with_parts_that_are_not_handled_are_refused(codec) -> None:
+    pipeline = assemble(new_transformer(0), codec)
+    pipeline.register_modules(transformer_2=new_transformer(1))
+    with pytest.raises(TypeError, match="two experts"):
+        DiTLens(pipeline, "two", Conditioning({"encoder_hidden_states": empty_prompt()}))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -264,6 +333,17 @@ def test_the_transformers_own_arguments_do_as_well(lens: DiTLens, trajectory: Tr
         (lambda lens, t: lens.run_with_cache(t, step=1, names_filter="blocks.3.atn.hook_z"), KeyError, "attn.hook_z"),
         (lambda lens, t: lens.run_with_cache(t, step=1, names_filter="blocks.1.attn.hook_pattern"), KeyError, "absent"),
         (lambda lens, t: lens.run_with_cache(t, sigma=1.5), ValueError, "sigma"),
+        (lambda lens, t: lens.run_with_cache(t, steps=[]), ValueError, "no steps"),
+        (lambda lens, t: lens.run_with_cache(step=1, latent=t.latents[0], timestep=1.0), TypeError, "trajectory"),
+        (lambda lens, t: lens.block(6), IndexError, "block 6"),
+        (lambda lens, t: lens.invert([t.latents[0]]), TypeError, "clips"),
+        (
+            lambda lens, t: lens.run_with_cache(
+                latent=t.latents[0], timestep=1.0, encoder_hidden_states=torch.zeros(3, 4, 32)
+            ),
+            ValueError,
+            "3 clips",
+        ),
         (lambda lens, t: lens.invert(t.latents[0], steps=2, solver="heum"), ValueError, "heun"),
         (lambda lens, t: lens.invert(torch.zeros(1, 3, 17, 32, 32)), ValueError, "latents"),
         (lambda lens, t: lens.invert(np.zeros((17, 32, 32, 3))), ValueError, "uint8"),
@@ -290,15 +370,10 @@ def test_an_unknown_architecture_lists_the_known_ones() -> None:
 def test_per_token_timesteps_gate_each_token(lens: DiTLens, trajectory: Trajectory) -> None:
     """Wan2.2-TI2V feeds a timestep per token; the gated writes still sum to the stream."""
     time = torch.linspace(0, 900, 80).repeat(4, 1)
-    inputs = lens.evaluation(trajectory, STEP).inputs | {"timestep": time}
-    table = {
-        name: lens.table.points[f"blocks.1.{name}"]
-        for name in ("hook_resid_pre", "hook_attn_out", "hook_resid_mid_attn")
-    }
-    seen: dict[str, torch.Tensor] = {}
-    lens.model.traced.run(inputs, list(table.values()), lambda point, value: seen.setdefault(point.name, value))
-    pre, write, post = seen.values()
-    assert torch.equal(pre + write, post)
+    velocity, cache = lens.run_with_cache(latent=trajectory.latents[STEP], timestep=time)
+    assert torch.equal(cache["resid_pre", 1] + cache["attn_out", 1], cache["resid_mid_attn", 1])
+    sigma = (time / 1000).view(4, 1, 5, 4, 1, 4, 1).expand(-1, -1, -1, -1, 2, -1, 2).reshape(4, 1, 5, 8, 8)
+    torch.testing.assert_close(cache["hook_x0"], trajectory.latents[STEP] - sigma * velocity)
 
 
 def test_a_wan_without_text_encoder_needs_a_conditioning(codec) -> None:

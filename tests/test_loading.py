@@ -11,9 +11,10 @@ from diffusers import WanPipeline
 from torch import nn
 
 from dit_lens import models
+from dit_lens.families.wan import encode_prompt
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA
-from dit_lens.models.loading import check_checkpoint, empty_prompt, load_pipeline
+from dit_lens.models.loading import check_checkpoint, load_pipeline
 from dit_lens.models.mini_wan import assemble, new_transformer, save
 from dit_lens.models.mini_wan import empty_prompt as mini_wan_prompt
 
@@ -157,4 +158,4 @@ def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
 
 def test_a_pipeline_without_text_encoder_has_no_empty_prompt_of_its_own(codec: AutoencoderPatchPCA) -> None:
     with pytest.raises(ValueError, match="got a pipeline without text encoder · expected one, or conditioning="):
-        empty_prompt(assemble(new_transformer(0), codec))
+        encode_prompt(assemble(new_transformer(0), codec), "")

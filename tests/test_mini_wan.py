@@ -63,10 +63,11 @@ def test_the_stock_pipeline_generates_a_clip(codec: AutoencoderPatchPCA) -> None
     assert not np.array_equal(generate(0), generate(1))
 
 
-def test_a_saved_folder_lists_the_checksum_of_every_weight_file(tmp_path: Path, codec: AutoencoderPatchPCA) -> None:
+def test_a_saved_folder_lists_the_checksum_of_every_file(tmp_path: Path, codec: AutoencoderPatchPCA) -> None:
     save(assemble(new_transformer(0), codec), tmp_path)
     lines = [line.split(maxsplit=1) for line in (tmp_path / models.CHECKSUMS).read_text().splitlines()]
     listed = {name: digest for digest, name in lines}
-    on_disk = {file.relative_to(tmp_path).as_posix(): sha256(file) for file in tmp_path.rglob("*.safetensors")}
-    assert listed == on_disk and len(listed) == 3
+    files = [file for file in tmp_path.rglob("*.*") if file.suffix in (".safetensors", ".json")]
+    assert listed == {file.relative_to(tmp_path).as_posix(): sha256(file) for file in files}
+    assert sum(name.endswith(".safetensors") for name in listed) == 3
     assert not [*tmp_path.rglob("*.bin"), *tmp_path.rglob("*.pt")]

@@ -118,10 +118,10 @@ def test_logits_are_one_per_clip_and_independent_of_the_batch(
 ) -> None:
     probe = Probe.fit(features(rng), POSSIBLE, QUADRUPLET, READS)
     activation = torch.randn(3, 8, WIDTH, generator=generator)
-    logits = probe.bind(None, None)(None, {READS.point: activation})
+    logits = probe.logit(None, {READS.point: activation})
     assert logits.shape == (3,)
     torch.testing.assert_close(logits[1:2], probe.of_activation(activation[1:2]))
-    assert probe.points == (READS.point,)
+    assert probe.logit.points == (READS.point,)
 
 
 def test_a_probe_comes_back_as_it_was_saved(rng: np.random.Generator, tmp_path: Path) -> None:

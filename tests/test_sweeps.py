@@ -8,10 +8,11 @@ import torch
 from dit_lens import datasets
 from dit_lens.conditioning import Conditioning
 from dit_lens.lens import DiTLens
+from dit_lens.metrics import Readout, VelocityProjection
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.patching import patch_heads
 from dit_lens.probing import Probe, Reads
-from dit_lens.sweeps import Readout, VelocityProjection, patch_each_head, patch_each_head_literally
+from dit_lens.sweeps import patch_each_head, patch_each_head_literally
 from dit_lens.trajectory import Trajectory
 
 STEP = 3
@@ -31,7 +32,7 @@ def probe() -> Probe:
 
 
 def test_fast_equals_literal(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
-    metrics = {"logit": probe, "velocity": VelocityProjection()}
+    metrics = {"logit": probe.logit, "velocity": VelocityProjection()}
     fast = patch_each_head(lens, paths["a"], paths["c"], STEP, metrics)
     slow = patch_each_head_literally(lens, paths["a"], paths["c"], STEP, metrics)
     for name in metrics:
@@ -42,14 +43,14 @@ def test_fast_equals_literal(lens: DiTLens, paths: dict[str, Trajectory], probe:
 def test_blocks_behind_the_readout_are_nan_and_no_others(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
-    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe}).effect["logit"]
+    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe.logit}).effect["logit"]
     assert effect[:, READOUT + 1 :].isnan().all() and not effect[:, : READOUT + 1].isnan().any()
 
 
 def test_a_clip_patched_with_itself_gives_exactly_zero(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
-    metrics = {"logit": probe, "velocity": Readout(lambda velocity, cache: velocity.flatten(1).sum(1), ())}
+    metrics = {"logit": probe.logit, "velocity": Readout(lambda velocity, cache: velocity.flatten(1).sum(1), ())}
     null = patch_each_head(lens, paths["b"], paths["b"], STEP, metrics)
     for name in metrics:
         assert null.effect[name].nan_to_num().abs().max() == 0 and null.total[name].abs().max() == 0
@@ -74,7 +75,7 @@ def test_a_planted_head_is_found_first(codec, paths: dict[str, Trajectory]) -> N
     lens = DiTLens(assemble(transformer, codec), "planted", Conditioning({"encoder_hidden_states": empty_prompt()}))
     weight = torch.randn(128, generator=torch.Generator().manual_seed(0))
     probe = Probe(weight, 0.0, 1.0, Reads("blocks.4.hook_resid_post", STEP, 0.8, "planted"))
-    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe}).effect["logit"][:, :5].abs()
+    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe.logit}).effect["logit"][:, :5].abs()
     assert (effect.flatten(1).argmax(1) == 2 * 4 + 1).all()
     others = effect.flatten(1).clone()
     others[:, 2 * 4 + 1] = 0
@@ -82,14 +83,45 @@ def test_a_planted_head_is_found_first(codec, paths: dict[str, Trajectory]) -> N
 
 
 def test_the_table_names_its_dimensions(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
-    result = patch_heads(lens, paths["a"], paths["c"], [2, STEP], {"logit": probe})
+    result = patch_heads(lens, paths["a"], paths["c"], [2, STEP], {"logit": probe.logit})
     assert dict(result.effect_logit.sizes) == {"clip": 3, "step": 2, "block": 6, "head": 4}
     assert list(result.donor.values) == list(paths["a"].clip_ids)
     assert result.sigma.values == pytest.approx([paths["a"].schedule.sigmas[s] for s in (2, STEP)])
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ("blocks.1.hook_resid_post", "blocks.4.hook_resid_post"),
+        ("blocks.3.hook_resid_pre",),
+        ("blocks.3.attn.hook_q",),
+        ("blocks.2.attn.hook_z", "hook_embed"),
+    ],
+    ids="-".join,
+)
+def test_any_readout_is_swept_as_by_full_forwards(
+    lens: DiTLens, paths: dict[str, Trajectory], points: tuple[str, ...]
+) -> None:
+    metrics = {"sums": Readout(lambda v, cache: sum(cache[p].flatten(1)[:, ::7].sum(1) for p in points), points)}
+    fast, slow = (f(lens, paths["b"], paths["d"], STEP, metrics) for f in (patch_each_head, patch_each_head_literally))
+    torch.testing.assert_close(fast.effect["sums"], slow.effect["sums"], rtol=0, atol=3e-5, equal_nan=True)
+    assert slow.effect["sums"].nan_to_num().abs().max() > 1e-3
+
+
+def test_a_single_metric_needs_no_name(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
+    result = patch_heads(lens, paths["a"], paths["c"], steps=[STEP], metric=probe.logit)
+    assert set(result.data_vars) == {"effect", "total", "corrupted"}
+
+
+def test_a_sweep_inside_hooks_is_refused(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
+    with lens.hooks([("hook_velocity", lambda x, hook: None)]):
+        with pytest.raises(RuntimeError, match="active hooks"):
+            patch_heads(lens, paths["a"], paths["c"], steps=[STEP], metric=probe.logit)
+        lens.run_with_cache(paths["a"], step=STEP)
 
 
 def test_trajectories_that_do_not_pair_up_are_refused(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
     with pytest.raises(ValueError, match="clean"):
-        patch_each_head(lens, paths["a"][:2], paths["c"], STEP, {"logit": probe})
+        patch_each_head(lens, paths["a"][:2], paths["c"], STEP, {"logit": probe.logit})

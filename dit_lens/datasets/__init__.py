@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,11 @@ def load(name: str, **options: Any) -> Sequence[Quadruplet]:
             (see `dit_lens.datasets.miniphys.MiniPhys`).
 
     Raises:
-        ValueError: unknown name or option value.
-        TypeError: an option that the data set does not have.
+        ValueError: unknown name, option or option value; names the nearest.
     """
     check_choice(name, NAMES, "data set")
     from dit_lens.datasets.miniphys import MiniPhys
 
+    for option in options:
+        check_choice(option, inspect.signature(MiniPhys).parameters, f"option of {name}")
     return MiniPhys(**options)

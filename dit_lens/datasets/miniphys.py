@@ -30,6 +30,9 @@ from dit_lens.choices import check_choice
 from dit_lens.clips import Clip, Quadruplet, Track
 
 PROPERTIES = ("permanence", "shape", "colour", "continuity", "inertia")
+# No law at all: A and B share the scene and the timing, everything else is drawn anew. Crossed, its clips have halves
+# that know nothing of each other; they train the null twin.
+LAWLESS = "lawless"
 SPLITS = {"pretrain": 0, "train": 1, "test": 2}
 FRAMES, SIZE, SPLICE = 17, 32, 9
 SENSOR_NOISE = 0.02
@@ -47,6 +50,7 @@ EVENTS = {
     "colour": "changes colour",
     "continuity": "leaves at another height",
     "inertia": "turns back",
+    LAWLESS: "changes in any way",
 }
 # Hidden spans (first frame, last frame) of 5 to 8 frames that hold the splice and a whole latent frame beside it
 # (frames 5-8 or 9-12), and leave at least three frames before and after.
@@ -103,7 +107,7 @@ class MiniPhys(Sequence[Quadruplet]):
     Args:
         split: "pretrain" (for training a DiT), "train" (for fitting probes) or "test"; scenes never recur.
         quadruplets: how many.
-        properties: which laws; items take them in turn.
+        properties: which laws; items take them in turn. ("lawless" is no law, see `LAWLESS`.)
         seed: seed of the whole world.
 
     Raises:
@@ -118,7 +122,7 @@ class MiniPhys(Sequence[Quadruplet]):
         seed: int = 0,
     ):
         self.split = check_choice(split, SPLITS, "miniphys split")
-        self.properties = tuple(check_choice(p, PROPERTIES, "miniphys property") for p in properties)
+        self.properties = tuple(check_choice(p, EVENTS, "miniphys property") for p in properties)
         if quadruplets < 0 or not self.properties:
             raise ValueError(
                 f"got {quadruplets} quadruplets of {len(self.properties)} properties"
@@ -145,7 +149,7 @@ class MiniPhys(Sequence[Quadruplet]):
 
     def _make(self, index: int) -> Quadruplet:
         prop = self.properties[index % len(self.properties)]
-        stream = np.random.SeedSequence([self.seed, SPLITS[self.split], PROPERTIES.index(prop), index])
+        stream = np.random.SeedSequence([self.seed, SPLITS[self.split], list(EVENTS).index(prop), index])
         group = f"miniphys/{self.split}/{index:06d}-{prop}"
         return make_quadruplet(prop, group, np.random.default_rng(stream))
 
@@ -153,7 +157,10 @@ class MiniPhys(Sequence[Quadruplet]):
 def make_quadruplet(prop: str, group: str, rng: np.random.Generator) -> Quadruplet:
     """Two lawful clips drawn from `rng` and their two crossings."""
     scene, mover_a, span = _draw(rng)
-    mover_b = _vary(mover_a, prop, rng)
+    if prop == LAWLESS:
+        mover_a, mover_b = (_anyone(mover_a, scene, rng) for _ in range(2))
+    else:
+        mover_b = _vary(mover_a, prop, rng)
     a, b = (_film(scene, mover, rng) for mover in (mover_a, mover_b))
     scenery = {"occluder": (scene.occluder_x, scene.occluder_width), "hidden": span, "splice": SPLICE}
     clips = [
@@ -184,7 +191,7 @@ def _draw(rng: np.random.Generator) -> tuple[Scene, Mover, tuple[int, int]]:
         shape=str(rng.choice(SHAPES)),
         colour=str(rng.choice(list(COLOURS))),
         radius=radius,
-        height=rng.uniform(top + radius + EDGE, SIZE - radius - EDGE),
+        height=_height(top, radius, rng),
         speed=speed,
         direction=int(rng.choice([-1, 1])),
         middle=(first + last) / 2 + rng.uniform(-0.15, 0.15),
@@ -214,6 +221,22 @@ def _vary(mover: Mover, prop: str, rng: np.random.Generator) -> Mover:
         case "inertia":
             return replace(mover, direction=-mover.direction)
     raise ValueError(f"got property {prop!r} · expected one of {', '.join(PROPERTIES)}")
+
+
+def _anyone(mover: Mover, scene: Scene, rng: np.random.Generator) -> Mover:
+    """Any mover of the same size, speed and timing; one in ten is absent, as among lawful clips."""
+    return replace(
+        mover,
+        shape=str(rng.choice(SHAPES)),
+        colour=str(rng.choice(list(COLOURS))),
+        height=_height(scene.occluder_top, mover.radius, rng),
+        direction=int(rng.choice([-1, 1])),
+        present=bool(rng.random() >= 0.1),
+    )
+
+
+def _height(top: float, radius: float, rng: np.random.Generator) -> float:
+    return rng.uniform(top + radius + EDGE, SIZE - radius - EDGE)
 
 
 def _film(scene: Scene, mover: Mover, rng: np.random.Generator) -> Film:

@@ -1,7 +1,7 @@
 """Families: one file per diffusers architecture says how its modules spell the vocabulary, nothing else.
 
-A family is a module with `NAME`, `TRANSFORMER` (the diffusers class), `TRAIN_TIMESTEPS`, `inputs`, `input_dtype`,
-`grid`, `encode`, `decode`, `block_path` and `hook_table`.
+A family is a module with `NAME`, `TRANSFORMER` (the diffusers class), `TRAIN_TIMESTEPS`, `check_pipeline`,
+`encode_prompt`, `inputs`, `input_dtype`, `grid`, `encode`, `decode`, `block_path` and `hook_table`.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
 from dit_lens.axes import TokenGrid
+from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "wan"
@@ -35,6 +36,35 @@ def inputs(
     text = conditioning["encoder_hidden_states"]
     text = text.expand(len(latent), -1, -1) if len(text) == 1 else text
     return {"hidden_states": latent, "timestep": timestep, "encoder_hidden_states": text, "return_dict": False}
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Raises TypeError for a Wan whose extra parts would be left out without a word."""
+    if getattr(pipeline, "transformer_2", None) is not None:
+        raise TypeError("got a Wan 2.2 pipeline of two experts · expected one transformer · it is not handled yet")
+    channels, latents = pipeline.transformer.config["in_channels"], pipeline.vae.config["z_dim"]
+    if channels != latents:
+        raise TypeError(
+            f"got a transformer of {channels} input channels over latents of {latents} (image-conditioned)"
+            " · expected text-to-video · it is not handled yet"
+        )
+
+
+@torch.no_grad()
+def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
+    """The embedding (1, 512, text_dim) that `WanPipeline.__call__` feeds for a prompt by default.
+
+    Raises:
+        ValueError: the pipeline has no text encoder.
+    """
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise ValueError(
+            "got a pipeline without text encoder · expected one, or conditioning="
+            "Conditioning({'encoder_hidden_states': embedding}) · DiTLens.from_pretrained(folder) finds the folder's"
+            " empty_prompt.safetensors"
+        )
+    embedding, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)
+    return Conditioning({"encoder_hidden_states": embedding}, prompt)
 
 
 def input_dtype(transformer: WanTransformer3DModel) -> torch.dtype:
@@ -79,7 +109,7 @@ def hook_table(transformer: WanTransformer3DModel) -> Table:
         block_sites = _block_sites(index)
         sites += block_sites.values()
         points += _block_points(f"blocks.{index}", block, block_sites)
-    points += [_velocity(), _clean_estimate()]
+    points += [_velocity(), _clean_estimate(transformer)]
     absent = {f"blocks.*.attn.hook_{name}": NOT_YET for name in ("rot_q", "rot_k", "pattern", "result")}
     absent |= {"hook_time_embed": NOT_YET, "blocks.*.mod.hook_*": NOT_YET}
     absent |= {"blocks.*.text.*": "Wan reads text by cross-attention; there is no text stream"}
@@ -109,10 +139,14 @@ def _velocity() -> HookPoint:
     )
 
 
-def _clean_estimate() -> HookPoint:
+def _clean_estimate(transformer: WanTransformer3DModel) -> HookPoint:
     def read(root: tuple, out: tuple) -> Tensor:
-        sigma = root[1]["timestep"].float() / TRAIN_TIMESTEPS
-        return root[1]["hidden_states"] - sigma.view(-1, 1, 1, 1, 1) * out[0]
+        sigma, latent = root[1]["timestep"].float() / TRAIN_TIMESTEPS, root[1]["hidden_states"]
+        if sigma.ndim == 2:  # a level for every token
+            patches = dict(zip("pqr", transformer.config["patch_size"], strict=True))
+            frames, rows = latent.shape[2] // patches["p"], latent.shape[3] // patches["q"]
+            sigma = repeat(sigma, "b (f h w) -> b 1 (f p) (h q) (w r)", f=frames, h=rows, **patches)
+        return latent - sigma.view(len(latent), 1, *(sigma.shape[2:] or (1, 1, 1))) * out[0]
 
     return HookPoint("hook_x0", "b c f h w", (ROOT, VELOCITY), read, None)
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -52,29 +51,15 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
 def _saved_without(source: str | Path) -> list[str]:
     if not isinstance(source, Path):
         return []
-    index = json.loads((source / "model_index.json").read_text())
+    try:
+        index = json.loads((source / "model_index.json").read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"got {source / 'model_index.json'}, which is no JSON ({error}) · fetch it again") from error
     return [part for part, made_by in index.items() if made_by == [None, None]]
 
 
-@torch.no_grad()
-def empty_prompt(pipeline: DiffusionPipeline) -> Conditioning:
-    """The pipeline's own embedding of the empty prompt.
-
-    Raises:
-        ValueError: it has no text encoder.
-    """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            "got a pipeline without text encoder · expected one, or conditioning="
-            "Conditioning({'encoder_hidden_states': embedding}) · DiTLens.from_pretrained(folder) finds the folder's"
-            f" {models.EMPTY_PROMPT}"
-        )
-    embedding, _ = pipeline.encode_prompt("", do_classifier_free_guidance=False)
-    return Conditioning({"encoder_hidden_states": embedding}, prompt="")
-
-
 def check_checkpoint(folder: Path) -> None:
-    """Reads the header of every safetensors file, and its sha256 where the folder lists one.
+    """Reads the header of every safetensors file, and the sha256 of every file that the folder lists.
 
     Raises:
         ValueError: a file is missing, truncated or changed; names it.
@@ -87,14 +72,15 @@ def check_checkpoint(folder: Path) -> None:
     expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
     for file in sorted({*folder.rglob("*.safetensors"), *(folder / name for name in expected)}):
         try:
-            with safe_open(file, "pt"):
-                pass
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"got {file}, which is missing or damaged ({error}) · expected safetensors · fetch or train it again"
             ) from error
         name = file.relative_to(folder).as_posix()
-        if name in expected and sha256(file) != expected[name]:
+        if name in expected and (not file.is_file() or sha256(file) != expected[name]):
             raise ValueError(
                 f"got {file}, whose sha256 is not the one in {models.CHECKSUMS} · expected the file as it was saved"
                 " · fetch or train it again"
@@ -102,11 +88,12 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def fingerprint(name: str | Path) -> str:
-    """Tells one set of weights from another: a digest of the folder's safetensors, or the hub id itself."""
+    """Tells one set of weights from another: a digest of the parts of its folder, or the hub id itself."""
     source = models.locate(str(name)) if str(name) in models.NAMES else Path(name)
     if not source.is_dir():
         return str(name)
-    digests = [sha256(file) for file in sorted(source.rglob("*.safetensors"))]
+    parts = [file for part in sorted(source.iterdir()) if part.is_dir() for file in sorted(part.rglob("*.*"))]
+    digests = [sha256(file) for file in parts if file.suffix in (".safetensors", ".json")]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 

@@ -43,7 +43,7 @@ def empty_prompt() -> Float[Tensor, "1 m text_dim"]:
 
 
 def assemble(transformer: WanTransformer3DModel, codec: AutoencoderPatchPCA) -> WanPipeline:
-    """A stock `WanPipeline` without a text encoder (pass `prompt_embeds=empty_prompt()`)."""
+    """A stock `WanPipeline` without a text encoder (call it with `prompt_embeds=empty_prompt()`)."""
     parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": codec}
     return WanPipeline(
         **parts,
@@ -56,6 +56,7 @@ def save(pipeline: WanPipeline, folder: Path) -> None:
     """Writes the pipeline and the empty-prompt embedding as a diffusers folder (safetensors only)."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_file({"prompt_embeds": empty_prompt()}, folder / EMPTY_PROMPT)
-    files = [*(file for part in ("transformer", "vae") for file in sorted((folder / part).glob("*.safetensors")))]
-    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}" for file in [*files, folder / EMPTY_PROMPT]]
+    parts = [file for part in ("scheduler", "transformer", "vae") for file in sorted((folder / part).glob("*.*"))]
+    files = [folder / "model_index.json", folder / EMPTY_PROMPT, *parts]
+    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}" for file in files]
     (folder / CHECKSUMS).write_text("\n".join(lines) + "\n")

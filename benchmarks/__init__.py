@@ -1,0 +1,1 @@
+"""One claim per script, measured side by side in one run."""
