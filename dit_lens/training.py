@@ -242,9 +242,9 @@ A `WanTransformer3DModel` of {parameters / 1e6:.2f} M parameters trained by rect
 | held-out loss, lawless clips | {report["loss_lawless"]:.4f} |
 | codec PSNR, all pixels / moving pixels | {report["psnr"]:.1f} dB / {report["psnr_moving"]:.1f} dB |
 
-Every setting is in `training.json`. Load it with `dit_lens.DiTLens.from_pretrained`, or in plain diffusers (with
-dit_lens installed) by `DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)`; it has no text
-encoder, so call the pipeline with the embedding in `empty_prompt.safetensors` and `guidance_scale=1.0`. Made for
+Every setting is in `training.json`. Load it with `dit_lens.DiTLens.from_pretrained`, or in plain diffusers, after
+`import dit_lens.models.codec`, by `DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)`. There
+is no text encoder: call it with the embedding in `empty_prompt.safetensors` and `guidance_scale=1.0`. Made for
 testing interpretability methods; it makes 32x32 toy videos.
 """
 

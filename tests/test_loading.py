@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,9 @@ def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
 def test_a_pipeline_without_text_encoder_has_no_empty_prompt_of_its_own(codec: AutoencoderPatchPCA) -> None:
     with pytest.raises(ValueError, match="got a pipeline without text encoder · expected one, or conditioning="):
         encode_prompt(assemble(new_transformer(0), codec), "")
+
+
+def test_the_bundled_model_loads_in_a_fresh_process() -> None:
+    code = "import dit_lens as dl; lens = dl.DiTLens.from_pretrained('mini-wan'); print(lens.blocks, lens.heads)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "6 4"

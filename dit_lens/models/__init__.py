@@ -1,7 +1,7 @@
 """Bundled models: where they lie, and how a small one is put together.
 
-`locate("mini-wan")` is a diffusers folder; without dit_lens.DiTLens it opens by
-`DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)`, as it has no text encoder.
+`locate("mini-wan")` is a diffusers folder. In plain diffusers it opens, after `import dit_lens.models.codec`, by
+`DiffusionPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)`: it has no text encoder.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from dit_lens import models
 from dit_lens.choices import nearest
 from dit_lens.conditioning import Conditioning
+from dit_lens.models import codec  # noqa: F401  (diffusers only finds a component's module where it was imported)
 
 
 def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[DiffusionPipeline, Conditioning | None]:
