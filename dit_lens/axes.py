@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 Part = int | slice
@@ -29,7 +29,7 @@ class TokenGrid:
         """Number of video tokens n."""
         return self.frames * self.rows * self.columns
 
-    def unflatten(self, x: Float[Tensor, "b n *rest"]) -> Float[Tensor, "b f h w *rest"]:
+    def unflatten(self, x: Shaped[Tensor, "b n *rest"]) -> Shaped[Tensor, "b f h w *rest"]:
         """Tokens back on their grid."""
         return rearrange(x, "b (f h w) ... -> b f h w ...", f=self.frames, h=self.rows, w=self.columns)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ class Run:
     cache: Mapping[str, Tensor]
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A measure of a run.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 RESAMPLES = 2000
 
 
 def bootstrap_ratio(
-    numerator: Float[np.ndarray, "g *rest"],
-    denominator: Float[np.ndarray, "g *rest"],
+    numerator: Num[np.ndarray, "g *rest"],
+    denominator: Num[np.ndarray, "..."],
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "*rest"], Float[np.ndarray, "*rest"], Float[np.ndarray, "*rest"]]:
@@ -41,23 +41,23 @@ def bootstrap_ratio(
         estimate = numerator.sum(0) / denominator.sum(0)
         tail = 100 * (1 - level) / 2
         low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
-    return estimate, low, high
+    return np.asarray(estimate), np.asarray(low), np.asarray(high)
 
 
 def interaction(
-    scores: Float[np.ndarray, "q 4 *rest"],
+    scores: Num[np.ndarray, "q 4 *rest"],
 ) -> Float[np.ndarray, "q *rest"]:
     """(A + B - C - D) / 2 of each quadruplet: what depends on possibility and on neither half alone."""
     return (scores[:, 0] + scores[:, 1] - scores[:, 2] - scores[:, 3]) / 2
 
 
-def d_prime(scores: Float[np.ndarray, "q 4"]) -> float:
+def d_prime(scores: Num[np.ndarray, "q 4"]) -> float:
     """Mean interaction over its standard deviation across quadruplets; 0 where nothing interacts."""
     contrast = interaction(scores)
     return float(contrast.mean() / contrast.std(ddof=1)) if contrast.any() else 0.0
 
 
-def pairwise_accuracy(scores: Float[np.ndarray, "q 4"]) -> Float[np.ndarray, " q"]:
+def pairwise_accuracy(scores: Num[np.ndarray, "q 4"]) -> Float[np.ndarray, " q"]:
     """Fraction of the four possible/impossible pairs of each quadruplet that are in order; a tie counts one half."""
     possible, impossible = scores[:, :2, None], scores[:, None, 2:]
     return ((possible > impossible) + 0.5 * (possible == impossible)).mean((1, 2))

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from dit_lens.axes import TokenGrid
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
@@ -67,3 +71,8 @@ def test_importing_the_package_is_light() -> None:
     code = "import sys, dit_lens; print([m for m in ('torch', 'diffusers', 'nnsight') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_shapes_in_signatures_are_checked_while_testing() -> None:
+    with pytest.raises(TypeCheckError):
+        TokenGrid(1, 2, 3).unflatten(torch.zeros(6))  # one axis where (b, n, ...) is due

@@ -30,7 +30,7 @@ NOT_YET = "not traced in this version"
 
 
 def inputs(
-    latent: Float[Tensor, "b c f h w"], timestep: Float[Tensor, " b"], conditioning: Mapping[str, Tensor]
+    latent: Float[Tensor, "b c f h w"], timestep: Float[Tensor, "b *n"], conditioning: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip."""
     text = conditioning["encoder_hidden_states"]
@@ -222,7 +222,7 @@ def _block_points(path: str, block: Any, sites: dict[str, Site]) -> list[HookPoi
     ]
 
 
-def _gate(block: Any, modulation: Tensor, index: int) -> Float[Tensor, "b 1|n d"]:
+def _gate(block: Any, modulation: Tensor, index: int) -> Float[Tensor, "b _ d"]:
     """A gate of the block, (b, 1, d), or (b, n, d) where each token has its own timestep."""
     table = block.scale_shift_table
     if modulation.ndim == 4:

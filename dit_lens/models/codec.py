@@ -8,7 +8,7 @@ there by the codec.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -36,8 +36,8 @@ class AutoencoderPatchPCA(ModelMixin, ConfigMixin):
         z_dim: int = 16,
         scale_factor_spatial: int = 4,
         scale_factor_temporal: int = 4,
-        latents_mean: tuple[float, ...] = (0.0,) * 16,
-        latents_std: tuple[float, ...] = (1.0,) * 16,
+        latents_mean: Sequence[float] = (0.0,) * 16,
+        latents_std: Sequence[float] = (1.0,) * 16,
     ):
         super().__init__()
         first = 3 * scale_factor_spatial**2
