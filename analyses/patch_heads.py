@@ -50,13 +50,13 @@ class Config:
     """Models whose maps must be flat; none with an empty list."""
     dataset: str = "miniphys"
     """Data set of crossed quadruplets."""
-    steps: tuple[int, ...] = (17,)
+    steps: tuple[int, ...] = (14,)
     """Steps to patch at, counted from data (0) to noise."""
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
     train: int = 100
     """Training quadruplets the probe is fitted on."""
-    test: int = 32
+    test: int = 30
     """Test quadruplets that are patched."""
     batch_size: int = 8
     """Quadruplets to a batch."""
