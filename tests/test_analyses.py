@@ -61,20 +61,21 @@ def test_an_analysis_writes_its_table_and_figure_and_does_not_repeat_itself(
         (["--model", "mini-wam"], "did you mean 'mini-wan'"),
         (["--dataset", "miniphyz"], "miniphys"),
         (["--steps", "25"], "step 25"),
+        (["--train", "3"], "at least 10"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(
+def test_bad_input_ends_in_one_line_and_status_2(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        call("patch_heads", ["--train", "5", "--test", "5", *arguments], monkeypatch, tmp_path)
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and says in error and error.count("\n") == 1
+        call("patch_heads", ["--train", "10", "--test", "10", *arguments], monkeypatch, tmp_path)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and last.startswith("error: got") and says in last
     assert not (tmp_path / "data").exists()
 
 
 def test_ctrl_c_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", interrupted)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -38,7 +41,8 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
         check_checkpoint(source)
     # diffusers wants to be told of parts that a pipeline is saved without, such as a text encoder.
     absent = dict.fromkeys(_saved_without(source))
-    pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **(absent | options))
+    with _without_chatter(of=str(name) in models.NAMES):
+        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **(absent | options))
     if str(name) == models.RANDOM_INIT:
         from dit_lens.models.mini_wan import new_transformer
 
@@ -47,6 +51,22 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
     if not prompt.is_file():
         return pipeline, None
     return pipeline, Conditioning({"encoder_hidden_states": load_file(prompt)["prompt_embeds"]}, prompt="")
+
+
+@contextmanager
+def _without_chatter(of: bool) -> Iterator[None]:
+    """No progress bar over three small files, and no word on our codec not being AutoencoderKLWan."""
+    if not of:
+        yield
+        return
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
 
 
 def _saved_without(source: str | Path) -> list[str]:
