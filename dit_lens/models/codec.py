@@ -90,7 +90,7 @@ class AutoencoderPatchPCA(ModelMixin, ConfigMixin):
 
 @torch.no_grad()
 def fit_patch_pca(
-    videos: Iterable[Float[Tensor, "b 3 F H W"]], z_dim: int = 16, patch_size: int = 4, group: int = 4
+    videos: Iterable[Float[Tensor, "_ 3 F H W"]], z_dim: int = 16, patch_size: int = 4, group: int = 4
 ) -> AutoencoderPatchPCA:
     """The codec whose latents keep the leading principal components of the videos' patches.
 
