@@ -6,13 +6,14 @@ impossible crossings C (first half of A, second half of B) and D (first half of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
 
 ROLES = ("A", "B", "C", "D")
 Half = Literal["first", "second"]
@@ -128,3 +129,27 @@ def _pair(possible: Clip, impossible: Clip, shares: Half) -> Pair:
     if not len(frames):
         raise ValueError(f"got {possible.id} and {impossible.id}, which are the same frames · expected two clips")
     return Pair(possible, impossible, shares, int(frames[0]), int(frames[-1]))
+
+
+def stack_frames(clips: Clip | Sequence[Clip] | np.ndarray) -> UInt8[np.ndarray, "b F H W 3"]:
+    """The frames of clips, or of an array of one clip or several.
+
+    Raises:
+        TypeError: neither.
+    """
+    if isinstance(clips, np.ndarray):
+        return clips if clips.ndim == 5 else clips[None]
+    several = [clips] if isinstance(clips, Clip) else list(clips)
+    if not several or not all(isinstance(clip, Clip) for clip in several):
+        got = f"a list of {type(several[0]).__name__}" if several else "an empty list"
+        raise TypeError(f"got {got} · expected clips, uint8 frames (F, H, W, 3) or latents · of a pair, pair.possible")
+    return np.stack([clip.frames for clip in several])
+
+
+def clip_ids(clips: Clip | Sequence[Clip] | np.ndarray | Tensor) -> tuple[str, ...]:
+    """The clips' ids, or numbers where an array or a tensor has none."""
+    if isinstance(clips, Clip):
+        return (clips.id,)
+    if isinstance(clips, (Tensor, np.ndarray)):
+        return tuple(str(i) for i in range(len(clips) if clips.ndim == 5 else 1))
+    return tuple(clip.id for clip in clips)

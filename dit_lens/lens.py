@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from dit_lens import flow
 from dit_lens.cache import ActivationCache
-from dit_lens.clips import Clip
+from dit_lens.clips import Clip, clip_ids, stack_frames
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import HookFunction, NamesFilter
 from dit_lens.models.loading import load_pipeline
@@ -134,7 +134,7 @@ class DiTLens:
                     " · give frames as a uint8 array (F, H, W, 3)"
                 )
             return clips.to(self.transformer.device)
-        frames = _frames(clips)
+        frames = stack_frames(clips)
         starts = range(0, len(frames), batch_size)
         parts = [self.family.encode(self.vae, to_tensor(frames[start : start + batch_size])) for start in starts]
         return torch.cat(parts).to(self.transformer.device)
@@ -181,7 +181,7 @@ class DiTLens:
         last = schedule.check_step(len(schedule) if until is None else until)
         batches = _batches(self.encode(clips), self.conditioning, batch_size, "invert" if progress else None)
         path = self._integrate(batches, schedule, range(last + 1), solver)
-        return Trajectory(path, schedule, self.conditioning, solver, "invert", _ids(clips))
+        return Trajectory(path, schedule, self.conditioning, solver, "invert", clip_ids(clips))
 
     def sample(
         self, start: Trajectory, solver: str | None = None, batch_size: int = 32, progress: bool = False
@@ -207,7 +207,7 @@ class DiTLens:
         latents, schedule = self.encode(clips), self.schedule(steps)
         noise = noise.to(latents)
         path = torch.stack([(1 - sigma) * latents + sigma * noise for sigma in schedule.sigmas])
-        return Trajectory(path, schedule, self.conditioning, "none", "noising", _ids(clips))
+        return Trajectory(path, schedule, self.conditioning, "none", "noising", clip_ids(clips))
 
     @torch.no_grad()
     def _integrate(
@@ -410,21 +410,3 @@ def _batches(
     for start in tqdm(starts, desc=progress, unit="batch", disable=progress is None):
         clips = slice(start, start + size)
         yield latents[clips], conditioning.of_clips(clips)
-
-
-def _frames(clips: Clip | Sequence[Clip] | np.ndarray) -> UInt8[np.ndarray, "b F H W 3"]:
-    if isinstance(clips, np.ndarray):
-        return clips if clips.ndim == 5 else clips[None]
-    several = [clips] if isinstance(clips, Clip) else list(clips)
-    if not several or not all(isinstance(clip, Clip) for clip in several):
-        got = f"a list of {type(several[0]).__name__}" if several else "an empty list"
-        raise TypeError(f"got {got} · expected clips, uint8 frames (F, H, W, 3) or latents · of a pair, pair.possible")
-    return np.stack([clip.frames for clip in several])
-
-
-def _ids(clips: Input) -> tuple[str, ...]:
-    if isinstance(clips, Clip):
-        return (clips.id,)
-    if isinstance(clips, (Tensor, np.ndarray)):
-        return tuple(str(i) for i in range(len(clips) if clips.ndim == 5 else 1))
-    return tuple(clip.id for clip in clips)
