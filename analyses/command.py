@@ -38,6 +38,8 @@ def main(
         asked = _asked(config, name)
         result = _same(path, asked)
         if result is None:
+            if path.is_file():
+                print(f"{path} was made otherwise and will be replaced\n", file=sys.stderr)
             result = run(config)
             result.attrs = {"provenance": results.provenance(**asked, **result.attrs)}
             results.save(result, path)

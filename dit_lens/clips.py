@@ -55,13 +55,13 @@ class Clip:
     """
 
     id: str
-    frames: UInt8[np.ndarray, "F H W 3"]
+    frames: UInt8[np.ndarray, "F H W 3"] = field(repr=False)
     possible: bool | None
     group: str
     role: str
     property: str
-    factors: Mapping[str, Any] = field(default_factory=dict)
-    track: Track | None = None
+    factors: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    track: Track | None = field(default=None, repr=False)
     fps: float = 15.0
 
 

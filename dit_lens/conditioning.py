@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 class Conditioning:
     """What the transformer is told beside latent and time, of batch 1 or b."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     prompt: str = ""
 
     def of_clips(self, clips: slice) -> Conditioning:

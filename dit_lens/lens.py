@@ -66,6 +66,11 @@ class DiTLens:
         pipeline, conditioning = load_pipeline(name, seed, **options)
         return cls(pipeline, str(name), conditioning)
 
+    def __repr__(self) -> str:
+        return (
+            f"DiTLens({self.name!r}, {self.blocks} blocks x {self.heads} heads, {len(self.table.points)} hook points)"
+        )
+
     @property
     def blocks(self) -> int:
         """Number of transformer blocks."""
@@ -131,7 +136,7 @@ class DiTLens:
             if clips.ndim != 5 or clips.shape[1] != channels:
                 raise ValueError(
                     f"got a tensor of shape {tuple(clips.shape)} · expected latents (b, {channels}, f, h, w)"
-                    " · give frames as a uint8 array (F, H, W, 3)"
+                    " · give frames as a uint8 numpy array (F, H, W, 3)"
                 )
             return clips.to(self.transformer.device)
         frames = stack_frames(clips)

@@ -37,11 +37,17 @@ def patch_heads(
 
     Raises:
         ValueError: trajectories that do not pair up, or no steps. IndexError: a step they do not have.
-        RuntimeError: hooks are active.
+        TypeError: something that is no metric. RuntimeError: hooks are active.
     """
     if not len(steps):
         raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
     metrics = metric if isinstance(metric, Mapping) else {"": metric}
+    for given in metrics.values():
+        if not isinstance(given, Metric):
+            raise TypeError(
+                f"got a {type(given).__name__} as metric · expected probe.logit, VelocityProjection(), or"
+                " Readout(function, points) with function (velocity, cache) -> (b,)"
+            )
     effects = [
         patch_each_head(lens, clean, corrupted, step, metrics)
         for step in tqdm(steps, desc="patching", unit="step", disable=not progress)

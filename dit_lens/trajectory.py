@@ -50,7 +50,7 @@ class Schedule:
         Raises:
             IndexError: there is no such step.
         """
-        if not 0 <= step <= len(self):
+        if int(step) != step or not 0 <= step <= len(self):
             raise IndexError(
                 f"got step {step} · expected 0 (data) to {len(self)} (noise) · steps count from data to noise"
             )
@@ -86,6 +86,12 @@ class Trajectory:
     solver: str
     direction: str
     clip_ids: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return (
+            f"Trajectory({len(self)} clips, {self.direction} by {self.solver}, steps 0 to {len(self.latents) - 1} of"
+            f" {len(self.schedule)}, latents {tuple(self.latents.shape)})"
+        )
 
     def __len__(self) -> int:
         """Number of clips."""

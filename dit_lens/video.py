@@ -16,9 +16,13 @@ def to_tensor(frames: UInt8[np.ndarray, "*b F H W 3"]) -> Float[Tensor, "*b 3 F 
         ValueError: not uint8 RGB of four or five dimensions.
     """
     if frames.dtype != np.uint8 or frames.ndim not in (4, 5) or frames.shape[-1] != 3:
+        remedy = (
+            "put the channels last"
+            if frames.dtype == np.uint8
+            else "from floats in [0, 1]: (255 * x).round().astype('uint8')"
+        )
         raise ValueError(
-            f"got {frames.dtype} of shape {frames.shape} · expected uint8 (F, H, W, 3) or (b, F, H, W, 3)"
-            " · convert with (255 * x).round().astype('uint8')"
+            f"got {frames.dtype} of shape {frames.shape} · expected uint8 (F, H, W, 3) or (b, F, H, W, 3) · {remedy}"
         )
     return rearrange(torch.tensor(np.ascontiguousarray(frames)), "... f h w c -> ... c f h w").float() / 127.5 - 1
 

@@ -13,6 +13,7 @@ from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
 from dit_lens.models import mini_wan
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
+from dit_lens.patching import patch_heads
 from dit_lens.running import Request
 from dit_lens.trajectory import Trajectory
 
@@ -311,6 +312,12 @@ def test_a_bfloat16_model_keeps_its_laws(codec, tmp_path, trajectory: Trajectory
         assert torch.equal(same, velocity), name
 
 
+def test_what_is_printed_fits_on_a_line(lens: DiTLens, trajectory: Trajectory) -> None:
+    pair = datasets.load("miniphys", split="test", quadruplets=1)[0].pairs("first")[0]
+    assert all(len(repr(thing)) < 600 for thing in (lens, trajectory, trajectory.conditioning, pair))
+    assert "4 clips" in repr(trajectory) and "6 blocks" in repr(lens)
+
+
 def test_shapes_of_hook_points_are_told_for_a_latent(lens: DiTLens, trajectory: Trajectory) -> None:
     table = lens.hook_points(trajectory.latents[0]).set_index("name")
     assert table.loc["blocks.3.attn.hook_z", "shape"] == (4, 80, 4, 32)
@@ -334,6 +341,9 @@ def test_pipelines_with_parts_that_are_not_handled_are_refused(codec) -> None:
         (lambda lens, t: lens.run_with_cache(t, step=1, names_filter="blocks.1.attn.hook_pattern"), KeyError, "absent"),
         (lambda lens, t: lens.run_with_cache(t, sigma=1.5), ValueError, "sigma"),
         (lambda lens, t: lens.run_with_cache(t, steps=[]), ValueError, "no steps"),
+        (lambda lens, t: lens.run_with_cache(t, step=1.5), IndexError, "1.5"),
+        (lambda lens, t: patch_heads(lens, t, t, [1], lambda v, c: v), TypeError, "Readout"),
+        (lambda lens, t: lens.invert(np.zeros((17, 3, 32, 32), np.uint8)), ValueError, "channels last"),
         (lambda lens, t: lens.run_with_cache(step=1, latent=t.latents[0], timestep=1.0), TypeError, "trajectory"),
         (lambda lens, t: lens.block(6), IndexError, "block 6"),
         (lambda lens, t: lens.invert([t.latents[0]]), TypeError, "clips"),
