@@ -227,7 +227,7 @@ class DiTLens:
         for latent, conditioning in batches:
 
             def velocity(x: Tensor, sigma: float, conditioning: Conditioning = conditioning) -> Tensor:
-                place = self._evaluation(x, schedule.timestep(sigma), steps.get(sigma), sigma, conditioning)
+                place = self.model.evaluation(x, schedule.timestep(sigma), conditioning, steps.get(sigma), sigma)
                 return self.model.velocity(place).float()
 
             paths.append(torch.stack(list(flow.integrate(velocity, latent, list(steps), solver))))
@@ -300,7 +300,7 @@ class DiTLens:
             KeyError: unknown hook point. TypeError: writing a point that can only be read.
             RuntimeError: a hook never fired.
         """
-        with self.model.hooks(fwd_hooks, steps, self._locate):
+        with self.model.hooks(fwd_hooks, steps, self.pipeline.scheduler):
             yield self
 
     def trace(
@@ -341,7 +341,8 @@ class DiTLens:
         """The inputs of the transformer at a step of a trajectory."""
         schedule = trajectory.schedule
         x = trajectory.latent(step)
-        return self._evaluation(x, schedule.timesteps[step], step, schedule.sigmas[step], trajectory.conditioning)
+        time, sigma = schedule.timesteps[step], schedule.sigmas[step]
+        return self.model.evaluation(x, time, trajectory.conditioning, step, sigma)
 
     def _evaluations(
         self,
@@ -376,36 +377,8 @@ class DiTLens:
                 f" {', '.join(self.conditioning.tensors)}="
             )
         latent = self.encode(inputs["latent"])
-        time = torch.as_tensor(inputs["timestep"], dtype=torch.float32, device=latent.device)
-        time = time.expand(len(latent)) if time.ndim < 2 else time
         tensors = {name: inputs.get(name, tensor) for name, tensor in self.conditioning.tensors.items()}
-        sigma = float(time.max()) / self.family.TRAIN_TIMESTEPS
-        return Evaluation(self._inputs(latent, time, Conditioning(tensors)), None, sigma)
-
-    def _evaluation(
-        self, x: Tensor, timestep: float, step: int | None, sigma: float, conditioning: Conditioning
-    ) -> Evaluation:
-        time = torch.full((len(x),), timestep, dtype=torch.float32, device=self.transformer.device)
-        return Evaluation(self._inputs(x, time, conditioning), step, sigma)
-
-    def _inputs(self, latent: Tensor, time: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """The transformer's arguments, on its device and in its dtype; time stays float32."""
-        device, dtype = self.transformer.device, self.family.input_dtype(self.transformer)
-        told = conditioning.to(device, dtype)
-        for name, tensor in told.tensors.items():
-            if len(tensor) not in (1, len(latent)):
-                raise ValueError(
-                    f"got {name} for {len(tensor)} clips · expected 1 or {len(latent)}, as many as latents"
-                )
-        return self.family.inputs(latent.to(device, dtype), time, told.tensors)
-
-    def _locate(self, inputs: Mapping[str, Any]) -> tuple[int | None, float]:
-        """Step and sigma of a call that a pipeline makes; step None where its scheduler has no such timestep."""
-        scheduler, fed = self.pipeline.scheduler, float(inputs["timestep"].max())
-        index = (scheduler.timesteps == fed).nonzero().flatten().tolist()
-        if not index:
-            return None, fed / self.family.TRAIN_TIMESTEPS
-        return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
+        return self.model.evaluation(latent, inputs["timestep"], Conditioning(tensors))
 
 
 def _batches(

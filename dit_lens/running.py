@@ -1,6 +1,6 @@
 """One evaluation of the transformer, with hooks, a cache, a skipped prefix or an early stop.
 
-`HookedTransformer` is what `DiTLens` runs on; it knows nothing of clips, trajectories or schedulers.
+`HookedTransformer` is what `DiTLens` runs on; it knows nothing of clips or trajectories.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dit_lens import families
 from dit_lens.axes import TokenGrid
+from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import Hook, HookFunction, HookPoint, NamesFilter
 from dit_lens.tracing import Prefix, TracedModel
 
@@ -81,6 +84,35 @@ class HookedTransformer:
         """The token grid of an evaluation's latent."""
         return self.family.grid(self.transformer, evaluation.inputs["hidden_states"].shape)
 
+    def evaluation(
+        self,
+        latent: Float[Tensor, "b c f h w"],
+        timestep: float | Tensor,
+        conditioning: Conditioning,
+        step: int | None = None,
+        sigma: float | None = None,
+    ) -> Evaluation:
+        """A call of the transformer, on its device and in its dtype; time stays float32.
+
+        Args:
+            timestep: one for all, (b,), or (b, n) with one for each token.
+            sigma: the noise level, where it is not the (largest) timestep over the family's number of them.
+
+        Raises:
+            ValueError: conditioning for another number of clips.
+        """
+        device, dtype = next(self.transformer.parameters()).device, self.family.input_dtype(self.transformer)
+        time = torch.as_tensor(timestep, dtype=torch.float32, device=device)
+        time = time.expand(len(latent)) if time.ndim < 2 else time
+        told = conditioning.to(device, dtype).tensors
+        for name, tensor in told.items():
+            if len(tensor) not in (1, len(latent)):
+                raise ValueError(
+                    f"got {name} for {len(tensor)} clips · expected 1 or {len(latent)}, as many as latents"
+                )
+        level = float(time.max()) / self.family.TRAIN_TIMESTEPS if sigma is None else sigma
+        return Evaluation(self.family.inputs(latent.to(device, dtype), time, told), step, level)
+
     def run(self, evaluation: Evaluation, request: Request = Request()) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Velocity and kept activations under the hooks that are active; without either the plain model is called.
 
@@ -137,12 +169,12 @@ class HookedTransformer:
         self,
         fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
         steps: Iterable[int] | None,
-        locate: Callable[[Mapping[str, Any]], tuple[int | None, float]],
+        scheduler: Any,
     ) -> Iterator[None]:
         """Hooks on every evaluation inside the block, also on calls that others make of the transformer.
 
         Args:
-            locate: (keyword arguments of a call) -> step and sigma, for calls that others make.
+            scheduler: the pipeline's, which places calls that others make.
 
         Raises:
             KeyError: unknown hook point. RuntimeError: a hook never fired.
@@ -163,7 +195,7 @@ class HookedTransformer:
         hooked = _Hooked(functions, None if steps is None else frozenset(steps))
         self._active.append(hooked)
         try:
-            with self._intercepted(locate):
+            with self._intercepted(scheduler):
                 yield
         finally:
             self._active.remove(hooked)
@@ -183,7 +215,7 @@ class HookedTransformer:
         return functions
 
     @contextmanager
-    def _intercepted(self, locate: Callable[[Mapping[str, Any]], tuple[int | None, float]]) -> Iterator[None]:
+    def _intercepted(self, scheduler: Any) -> Iterator[None]:
         """Every plain call of the transformer takes the active hooks along; a call inside a trace is left alone."""
         forward = self.transformer.forward
         signature = inspect.signature(type(self.transformer).forward)
@@ -195,7 +227,7 @@ class HookedTransformer:
             inputs = {name: value for name, value in given.items() if name != "self"}
             inputs |= inputs.pop("kwargs", {})
             wants_tuple = not inputs.get("return_dict", True)
-            evaluation = Evaluation(inputs | {"return_dict": False}, *locate(inputs))
+            evaluation = Evaluation(inputs | {"return_dict": False}, *self._place(scheduler, inputs["timestep"]))
             functions = self._functions(evaluation)
             if not functions:
                 return forward(*args, **kwargs)
@@ -210,6 +242,14 @@ class HookedTransformer:
             yield
         finally:
             self.transformer.forward = forward
+
+    def _place(self, scheduler: Any, timestep: Tensor) -> tuple[int | None, float]:
+        """Step and sigma of a call that a pipeline makes; step None where its scheduler has no such timestep."""
+        fed = float(timestep.max())
+        index = (scheduler.timesteps == fed).nonzero().flatten().tolist()
+        if not index:
+            return None, fed / self.family.TRAIN_TIMESTEPS
+        return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
 
 
 def repeat(evaluation: Evaluation, copies: int) -> Evaluation:

@@ -40,7 +40,6 @@ class _Pair:
     clean: Run
     corrupted: Run
     functions: Mapping[str, MetricFunction]
-    points: Mapping[str, tuple[str, ...]]
 
     def measure(self, run: Run) -> dict[str, Tensor]:
         """Every metric of a run."""
@@ -124,10 +123,9 @@ def _run_pair(
             f"got {len(clean)} clean and {len(corrupted)} corrupted clips on {len(clean.schedule)} and"
             f" {len(corrupted.schedule)} steps · expected pairs on the same noise levels"
         )
-    points = {name: metric.points for name, metric in metrics.items()}
-    wanted = names.union(*points.values())
+    wanted = names.union(*(metric.points for metric in metrics.values()))
     runs = _cached_run(lens, clean, step, wanted), _cached_run(lens, corrupted, step, wanted)
-    return _Pair(*runs, {name: metric.bind(*runs) for name, metric in metrics.items()}, points)
+    return _Pair(*runs, {name: metric.bind(*runs) for name, metric in metrics.items()})
 
 
 def _cached_run(lens: DiTLens, trajectory: Trajectory, step: int, names: Iterable[str]) -> Run:

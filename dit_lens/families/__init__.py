@@ -10,7 +10,7 @@ from types import ModuleType
 
 from torch import nn
 
-from dit_lens.families import wan
+import dit_lens.families.wan as wan
 
 FAMILIES: tuple[ModuleType, ...] = (wan,)
 
