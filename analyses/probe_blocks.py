@@ -2,34 +2,43 @@
 
 Method: clips are inverted; at each step one fresh evaluation gives every block's output, averaged over all tokens. A
 logistic probe is fitted on training scenes. The cell (step, block) is chosen out of fold on training scenes and then
-scored once on test scenes; the whole map is shown for test scenes too, for the eye only.
+scored once on test scenes and on scenes with unseen shapes, colours or layouts; each property is also scored at the
+cell that its own training scenes choose. The whole map is shown for test scenes too, for the eye only.
 
 Controls: the latent that each evaluation was fed ("input": inversion carries earlier passes' computation into it),
-plain noising instead of inversion (noise spliced by half), a twin that never saw lawful clips, a random initialisation,
-the codec's latents and the pixels.
+plain noising instead of inversion (noise spliced by half) with its input, twins that never saw lawful clips or saw
+another law, a random initialisation, the codec's latents and the pixels, their standard deviation over time (what
+second-order statistics see), and the latents of another autoencoder if one is given. Of lawful changes, what counts is
+how many of the possible clips are called possible.
 
 Output: figures/data/probe_blocks.nc with accuracies (source, step, block) and the table of chosen cells.
-Cost: about seven minutes on two cores with the defaults.
+Cost: about a quarter of an hour on two cores with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 import xarray as xr
+from diffusers import AutoencoderKLWan
 
 from analyses.command import main
 from dit_lens import datasets, stats
-from dit_lens.capture import Route, capture_pooled
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.capture import Encoder, Route, batches, capture_pooled, encode
+from dit_lens.clips import ROLES, Quadruplet, stack_frames
+from dit_lens.datasets.miniphys import CHANGES
 from dit_lens.lens import DiTLens
 from dit_lens.probing import estimator, out_of_fold_logits
+from dit_lens.video import to_tensor
 
-Path = Literal["inversion", "noising"]
-FLAT = ("latent", "pixels")
+Way = Literal["inversion", "noising"]
+Splits = Mapping[str, Sequence[Quadruplet]]
+Features = Mapping[str, xr.DataArray]
 
 
 @dataclass(frozen=True)
@@ -38,18 +47,22 @@ class Config:
 
     model: str = "mini-wan"
     """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models that must decode at chance; none with an empty list."""
+    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-swap", "mini-wan-random")
+    """Twins and baselines, and other training seeds of the model; none with an empty list."""
     dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
+    """Data set of quadruplets."""
+    autoencoder: Path | None = None
+    """Folder of another autoencoder (AutoencoderKLWan) whose latents are probed beside the model's own."""
     steps: tuple[int, ...] = (4, 8, 11, 14, 17, 19)
     """Steps to read at, counted from data (0) to noise."""
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
-    train: int = 300
+    train: int = 440
     """Training quadruplets."""
-    test: int = 200
+    test: int = 220
     """Test quadruplets."""
+    unseen: int = 132
+    """Test quadruplets with shapes, colours or layouts that occur in no training."""
     batch_size: int = 8
     """Quadruplets to a batch."""
     seed: int = 0
@@ -60,125 +73,175 @@ def run(config: Config) -> xr.Dataset:
     """Accuracies by source, and the chosen cell of each with its scores on test scenes."""
     splits = {
         part: datasets.load(config.dataset, split=part, quadruplets=size, seed=config.seed)
-        for part, size in (("train", config.train), ("test", config.test))
+        for part, size in (("train", config.train), ("test", config.test), ("unseen", config.unseen))
     }
     parts: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        seen = {part: capture(lens, config, "inversion", split) for part, split in splits.items()}
-        parts.append(score_grid(seen["train"].activation, seen["test"].activation, name))
+        paths: tuple[Way, ...] = ("inversion", "noising") if name == config.model else ("inversion",)
+        for path in paths:
+            seen = {part: capture(lens, config, path, split) for part, split in splits.items()}
+            source = name if path == "inversion" else f"{name}, noising"
+            parts.append(score_grid({part: s.activation for part, s in seen.items()}, source))
+            if name == config.model:
+                parts.append(score_grid({part: as_block(s.latent) for part, s in seen.items()}, f"{source}, input x_σ"))
+                like = {part: s.activation for part, s in seen.items()}
         if name == config.model:
-            fed = {part: s.latent.rename(value="feature").expand_dims(block=[0], axis=3) for part, s in seen.items()}
-            parts.append(score_grid(fed["train"], fed["test"], f"{name}, input x_σ"))
-            noised = {part: capture(lens, config, "noising", split).activation for part, split in splits.items()}
-            parts.append(score_grid(noised["train"], noised["test"], f"{name}, noising"))
-            for source in FLAT:
-                like = seen["train"].activation
-                flat = {part: flat_features(lens, split, source, like) for part, split in splits.items()}
-                parts.append(score_grid(flat["train"], flat["test"], source))
+            sigmas = [lens.schedule(config.levels).sigmas[step] for step in config.steps]
+            for source, encoder, crossing in flat_sources(lens, config.autoencoder):
+                parts.append(score_grid(flat_features(splits, encoder, crossing, like), source))
     result = xr.concat(parts, "source", data_vars="all", join="outer", coords="minimal", compat="override")
-    result = result.assign_coords(
-        sigma=("step", [lens.schedule(config.levels).sigmas[step] for step in result.step.values])
-    )
+    result = result.assign_coords(sigma=("step", sigmas))
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 
 
-def capture(lens: DiTLens, config: Config, path: Path, split: Sequence[Quadruplet]) -> xr.Dataset:
+def as_block(latent: xr.DataArray) -> xr.DataArray:
+    """The latents fed, as the features of a block 0."""
+    return latent.rename(value="feature").expand_dims(block=[0], axis=3)
+
+
+def capture(lens: DiTLens, config: Config, path: Way, split: Sequence[Quadruplet]) -> xr.Dataset:
     """Pooled block outputs and the latents fed, along one path."""
     route = Route(path, config.levels, "euler", config.seed)
     name = f"{lens.name}, {path}"
     return capture_pooled(lens, split, config.steps, route, batch_size=config.batch_size, progress=name)
 
 
-def flat_features(lens: DiTLens, split: Sequence[Quadruplet], source: str, like: xr.DataArray) -> xr.DataArray:
-    """Clean latents or pixels, in one made-up cell (the first of `like`)."""
-    rows = []
-    for quadruplet in split:
-        frames = np.stack([clip.frames for clip in quadruplet.clips])
-        whole = lens.encode(frames).cpu().numpy() if source == "latent" else frames
-        rows.append(whole.reshape(len(ROLES), 1, 1, -1).astype(np.float32))
-    return xr.DataArray(
-        np.stack(rows),
-        dims=like.dims,
-        coords={
-            "quadruplet": [quadruplet.id for quadruplet in split],
-            "property": ("quadruplet", [quadruplet.property for quadruplet in split]),
-            "possible": (("quadruplet", "role"), [[clip.possible for clip in q.clips] for q in split]),
-            "step": like.step.values[:1],
-            "block": like.block.values[:1],
-        },
-    )
+def flat_sources(lens: DiTLens, autoencoder: Path | None) -> list[tuple[str, Encoder, str]]:
+    """(name, clips -> features, crossing) of everything that is no activation of the model."""
+
+    def pixels(clips: Any) -> torch.Tensor:
+        return to_tensor(stack_frames(clips))
+
+    def deviation(clips: Any) -> torch.Tensor:
+        return pixels(clips).std(dim=2, keepdim=True)
+
+    flat = [
+        ("latent", lens.encode, "pixels"),
+        ("pixels", pixels, "pixels"),
+        ("pixels, std over time", deviation, "pixels"),
+    ]
+    if autoencoder is None:
+        return flat
+    vae: Any = AutoencoderKLWan.from_pretrained(autoencoder).eval()
+
+    @torch.no_grad()
+    def encoded(clips: Any) -> torch.Tensor:
+        return torch.cat([vae.encode(part).latent_dist.mode() for part in pixels(clips).split(16)])
+
+    name = autoencoder.name
+    return [*flat, (f"latent of {name}", encoded, "pixels"), (f"latent of {name}, spliced", encoded, "latent")]
 
 
-def score_grid(train: xr.DataArray, test: xr.DataArray, source: str) -> xr.Dataset:
-    """Accuracy of every cell out of fold on training scenes and on test scenes; scores of the chosen cell in full.
+def flat_features(splits: Splits, encoder: Encoder, crossing: str, like: Features) -> dict[str, xr.DataArray]:
+    """Features of whole clips, in one made-up cell (the first of `like`)."""
+    features = {}
+    for part, split in splits.items():
+        rows = [encode(encoder, batch, crossing).unflatten(0, (len(ROLES), len(batch))) for batch in batches(split, 16)]
+        whole = torch.cat(rows, dim=1).transpose(0, 1).flatten(2)[:, :, None, None].float().cpu().numpy()
+        cell = like[part][:, :, :1, :1, 0].expand_dims(feature=whole.shape[-1], axis=-1)
+        features[part] = cell.copy(data=whole)
+    return features
+
+
+def score_grid(features: Features, source: str) -> xr.Dataset:
+    """Accuracy of every cell out of fold on training scenes and on test scenes; scores of the chosen cells in full.
 
     Args:
-        train, test: features (quadruplet, role, step, block, feature).
+        features: by split, (quadruplet, role, step, block, feature).
     """
+    train, test, unseen = (features[part] for part in ("train", "test", "unseen"))
     shape = (train.sizes["step"], train.sizes["block"])
-    out_of_fold, tested = np.zeros(shape), np.zeros(shape)
-    logits = np.zeros((*shape, test.sizes["quadruplet"], len(ROLES)))
-    groups = np.repeat(train.quadruplet.values, len(ROLES))
-    seen, unseen = (split.possible.values.ravel() for split in (train, test))
+    groups, label = np.repeat(train.quadruplet.values, len(ROLES)), train.possible.values
+    right = np.zeros((*shape, *label.shape))
+    logits = {part: np.zeros((*shape, split.sizes["quadruplet"], len(ROLES))) for part, split in features.items()}
     for cell in np.ndindex(shape):
-        x, x_test = (split.values[:, :, *cell].reshape(-1, split.sizes["feature"]) for split in (train, test))
-        out_of_fold[cell] = ((out_of_fold_logits(x, seen, groups) > 0) == seen).mean()
-        scores = estimator().fit(x, seen).decision_function(x_test)
-        tested[cell] = ((scores > 0) == unseen).mean()
-        logits[cell] = scores.reshape(-1, len(ROLES))
-    step, block = (int(i) for i in np.unravel_index(out_of_fold.argmax(), shape))
+        x = _rows(train, cell)
+        right[cell] = (out_of_fold_logits(x, label.ravel(), groups).reshape(label.shape) > 0) == label
+        fitted = estimator().fit(x, label.ravel())
+        for part, split in (("test", test), ("unseen", unseen)):
+            logits[part][cell] = fitted.decision_function(_rows(split, cell)).reshape(-1, len(ROLES))
+    best = _best(right.mean((2, 3)))
+    own = [_best(right[:, :, train.property.values == prop].mean((2, 3))) for prop in test.property.values]
     return xr.Dataset(
         {
-            "train_accuracy": (("step", "block"), out_of_fold),
-            "test_accuracy": (("step", "block"), tested),
-            "chosen_step": int(train.step[step]),
-            "chosen_block": int(train.block[block]),
-            "logit": (("quadruplet", "role"), logits[step, block]),
+            "train_accuracy": (("step", "block"), right.mean((2, 3))),
+            "test_accuracy": (("step", "block"), ((logits["test"] > 0) == test.possible.values).mean((2, 3))),
+            "chosen_step": int(train.step[best[0]]),
+            "chosen_block": int(train.block[best[1]]),
+            "logit": (("quadruplet", "role"), logits["test"][best]),
+            "own_logit": (("quadruplet", "role"), np.stack([logits["test"][*c, i] for i, c in enumerate(own)])),
+            "unseen_logit": (("unseen_quadruplet", "role"), logits["unseen"][best]),
         },
         coords={
             "step": train.step.values,
             "block": train.block.values,
             "quadruplet": test.quadruplet.values,
+            "unseen_quadruplet": unseen.quadruplet.values,
             "property": ("quadruplet", test.property.values),
         },
     ).expand_dims(source=[source])
 
 
+def _rows(split: xr.DataArray, cell: tuple[int, ...]) -> np.ndarray:
+    return split.values[:, :, *cell].reshape(-1, split.sizes["feature"])
+
+
+def _best(accuracy: np.ndarray) -> tuple[int, int]:
+    step, block = np.unravel_index(accuracy.argmax(), accuracy.shape)
+    return int(step), int(block)
+
+
 def chosen(result: xr.Dataset) -> xr.Dataset:
-    """Per source, the chosen cell's test scores: accuracy with its interval, d', pairwise accuracy, by property."""
+    """Per source, the chosen cell's test scores: accuracy with its interval, d', pairwise accuracy, by property.
+
+    `own` is the accuracy with every property at its own cell, `changes` the share of the possible clips of lawful
+    changes that are called possible, `unseen` the accuracy on unseen shapes, colours and layouts.
+    """
     possible = np.array([True, True, False, False])
+    lawful_change = np.isin(result.property.values, CHANGES)
     rows: list[xr.Dataset] = []
     for source in result.source.values:
-        logit = result.sel(source=source).logit.transpose("quadruplet", "role").values
-        right = ((logit > 0) == possible).mean(1)
+        here = result.sel(source=source).transpose(..., "role")
+        logit = here.logit.values
+        right, own = (((score.values > 0) == possible).mean(1) for score in (here.logit, here.own_logit))
         accuracy, low, high = stats.bootstrap_ratio(right, np.ones_like(right))
-        pairwise, *_ = stats.bootstrap_ratio(stats.pairwise_accuracy(logit), np.ones_like(right))
-        row = {"accuracy": accuracy, "low": low, "high": high, "d_prime": stats.d_prime(logit), "pairwise": pairwise}
-        row |= {str(p): right[result.property.values == p].mean() for p in np.unique(result.property)}
+        row = {"accuracy": accuracy, "low": low, "high": high, "d_prime": stats.d_prime(logit)}
+        row |= {"pairwise": stats.pairwise_accuracy(logit).mean(), "own": own.mean()}
+        row["changes"] = (logit[lawful_change, :2] > 0).mean() if lawful_change.any() else np.nan
+        row["unseen"] = ((here.unseen_logit.values > 0) == possible).mean()
+        for prop in np.unique(result.property):
+            row |= {f"{prop}": right[result.property.values == prop].mean()}
+            row |= {f"{prop}, own cell": own[result.property.values == prop].mean()}
         rows.append(xr.Dataset(row).expand_dims(source=[source]))
     return xr.concat(rows, "source", data_vars="all")
 
 
 def table(result: xr.Dataset) -> str:
-    """One line per source: chosen cell, accuracy on test scenes with interval, d', pairwise, by property."""
+    """Two blocks: a line per source with its chosen cell and scores, then by property (own cell in brackets)."""
     scores = chosen(result)
-    properties = [str(p) for p in np.unique(result.property)]
+    properties = [str(p) for p in dict.fromkeys(result.property.values)]
+    width = max(len(str(source)) for source in result.source.values)
     lines = [
         f"accuracy per clip on {result.sizes['quadruplet']} test quadruplets (95% intervals over quadruplets);"
         " cell chosen on training scenes",
-        f"{'source':30s} cell (step, block)  accuracy              d'     pairwise  "
-        + "  ".join(f"{p:>10s}" for p in properties),
+        f"{'source':{width}s}  step, block  accuracy              d'     pairwise  own cells  changes called possible"
+        f"  unseen (n = {result.sizes['unseen_quadruplet']})",
     ]
     for source in result.source.values:
         row, cell = scores.sel(source=source), result.sel(source=source)
-        where = f"{int(cell.chosen_step):3d}, {int(cell.chosen_block)}"
-        values = "  ".join(f"{float(row[p]):10.3f}" for p in properties)
         lines.append(
-            f"{source!s:30s} {where:18s}  {float(row.accuracy):.3f} [{float(row.low):.3f}, {float(row.high):.3f}]"
-            f"  {float(row.d_prime):+.2f}  {float(row.pairwise):.3f}     {values}"
+            f"{source!s:{width}s}  {int(cell.chosen_step):4d}, {int(cell.chosen_block):<5d}"
+            f"  {float(row.accuracy):.3f} [{float(row.low):.3f}, {float(row.high):.3f}]  {float(row.d_prime):+.2f}"
+            f"  {float(row.pairwise):.3f}     {float(row.own):.3f}      {float(row.changes):.3f}"
+            f"                    {float(row.unseen):.3f}"
         )
+    lines += ["", f"{'by property (at its own cell)':{width}s}  " + "  ".join(f"{p:>13s}" for p in properties)]
+    for source in result.source.values:
+        row = scores.sel(source=source)
+        cells = (f"{float(row[p]):.3f} ({float(row[f'{p}, own cell']):.3f})" for p in properties)
+        lines.append(f"{source!s:{width}s}  " + "  ".join(f"{cell:>13s}" for cell in cells))
     return "\n".join(lines)
 
 

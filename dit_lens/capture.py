@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from tqdm import tqdm
 
 from dit_lens.choices import check_choice
-from dit_lens.clips import ROLES, Clip, Quadruplet
+from dit_lens.clips import ROLES, Clip, Quadruplet, clip_ids
 from dit_lens.lens import DiTLens
 from dit_lens.trajectory import Trajectory
 
 PATHS = ("inversion", "noising")
+CROSSINGS = ("pixels", "latent")
+Latents = Float[torch.Tensor, "b c f h w"]
+Encoder = Callable[[Sequence[Clip]], Latents]
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Route:
         levels: steps of the sampler between data and noise.
         solver: see `flow.SOLVERS`.
         seed: of the noise that "noising" adds; it belongs to a half of A or B and is spliced with it.
+        crossing: see `encode`.
     """
 
     path: Literal["inversion", "noising"] = "inversion"
     levels: int = 20
     solver: str = "euler"
     seed: int = 0
+    crossing: Literal["pixels", "latent"] = "pixels"
 
 
 def role_major(quadruplets: Sequence[Quadruplet]) -> list[Clip]:
@@ -43,27 +49,56 @@ def role_major(quadruplets: Sequence[Quadruplet]) -> list[Clip]:
 def travel(lens: DiTLens, quadruplets: Sequence[Quadruplet], route: Route, until: int | None = None) -> Trajectory:
     """The trajectory of all clips of the quadruplets, role by role (see `role_major`)."""
     check_choice(route.path, PATHS, "path")
-    clips = role_major(quadruplets)
+    latents = encode(lens.encode, quadruplets, route.crossing)
     if route.path == "inversion":
-        return lens.invert(clips, steps=route.levels, solver=route.solver, until=until)
-    latents = lens.encode(clips)
-    return lens.noising(latents, spliced_noise(latents, quadruplets, route.seed), steps=route.levels)
+        trajectory = lens.invert(latents, steps=route.levels, solver=route.solver, until=until)
+    else:
+        trajectory = lens.noising(latents, spliced_noise(latents, quadruplets, route.seed), steps=route.levels)
+    return replace(trajectory, clip_ids=clip_ids(role_major(quadruplets)))
 
 
-def spliced_noise(latents: torch.Tensor, quadruplets: Sequence[Quadruplet], seed: int) -> torch.Tensor:
+def encode(encoder: Encoder, quadruplets: Sequence[Quadruplet], crossing: str = "pixels") -> Latents:
+    """Role-major latents of the quadruplets.
+
+    Args:
+        encoder: clips -> latents, such as `lens.encode`.
+        crossing: "pixels" encodes C and D like any clip; "latent" splices them from the latents of A and B, so that
+            the balance is exact also for an autoencoder that mixes frames. Quadruplets that are matched only, not
+            crossed, are encoded in either case.
+
+    Raises:
+        ValueError: unknown crossing.
+    """
+    latents = encoder(role_major(quadruplets))
+    if check_choice(crossing, CROSSINGS, "crossing") == "pixels":
+        return latents
+    a, b, c, d = latents.unflatten(0, (len(ROLES), len(quadruplets)))
+    crossed = [i for i, quadruplet in enumerate(quadruplets) if quadruplet.crossed]
+    for i in crossed:
+        c[i], d[i] = cross(a[i], b[i], quadruplets[i])
+    return torch.cat([a, b, c, d])
+
+
+def cross(
+    a: Float[torch.Tensor, "c f h w"], b: Float[torch.Tensor, "c f h w"], quadruplet: Quadruplet
+) -> tuple[Float[torch.Tensor, "c f h w"], Float[torch.Tensor, "c f h w"]]:
+    """First half of a with second of b, and first of b with second of a, cut at the latent frame of the splice."""
+    compression = (len(quadruplet.a.frames) - 1) // (a.shape[1] - 1)
+    cut = 1 + (quadruplet.splice - 1) // compression
+    return torch.cat([a[:, :cut], b[:, cut:]], dim=1), torch.cat([b[:, :cut], a[:, cut:]], dim=1)
+
+
+def spliced_noise(latents: Latents, quadruplets: Sequence[Quadruplet], seed: int) -> Latents:
     """Gaussian noise for role-major latents: own noise for A and B, theirs by halves for C and D.
 
     Noise of a quadruplet depends on its id and the seed alone.
     """
-    compression = (quadruplets[0].a.frames.shape[0] - 1) // (latents.shape[2] - 1)
     noise = []
     for quadruplet in quadruplets:
         words = np.frombuffer(quadruplet.id.encode(), dtype=np.uint8).tolist()
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]))
         a, b = torch.randn((2, *latents.shape[1:]), generator=generator)
-        cut = 1 + (quadruplet.splice - 1) // compression
-        c, d = (torch.cat([x[:, :cut], y[:, cut:]], dim=1) for x, y in ((a, b), (b, a)))
-        noise.append(torch.stack([a, b, c, d]))
+        noise.append(torch.stack([a, b, *cross(a, b, quadruplet)]))
     return torch.stack(noise, dim=1).flatten(0, 1).to(latents)
 
 

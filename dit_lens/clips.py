@@ -7,7 +7,7 @@ impossible crossings C (first half of A, second half of B) and D (first half of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,21 +21,24 @@ Half = Literal["first", "second"]
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Ground truth of the object in every frame, in pixels and pixels per frame (x to the right, y down).
+    """Ground truth of one object in every frame (x to the right, y down; lengths in the data set's own unit).
 
-    `present` says that there is an object (visible or not), `hidden` that it is wholly behind the occluder.
-    Positions and velocities are NaN where no object is present.
+    `present` says that there is an object (visible or not), `hidden` that it is wholly behind the occluder. Where no
+    object is present, numbers are NaN and names are empty.
     """
 
     position: Float[np.ndarray, "F 2"]
     velocity: Float[np.ndarray, "F 2"]
     present: Bool[np.ndarray, " F"]
     hidden: Bool[np.ndarray, " F"]
+    radius: Float[np.ndarray, " F"]
+    shape: np.ndarray
+    colour: np.ndarray
 
     def splice(self, other: Track, frame: int) -> Track:
         """The track that follows this one before `frame` and the other from `frame` on."""
-        fields = ("position", "velocity", "present", "hidden")
-        return Track(*(np.concatenate([getattr(self, f)[:frame], getattr(other, f)[frame:]]) for f in fields))
+        names = [part.name for part in fields(self)]
+        return Track(*(np.concatenate([getattr(self, n)[:frame], getattr(other, n)[frame:]]) for n in names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Clip:
         role: "A", "B", "C" or "D" inside a quadruplet.
         property: the law in question, such as "permanence".
         factors: everything else that was drawn for the scene (plain Python values).
-        track: ground truth of the object, where there is one.
+        tracks: ground truth of the objects, where it is known; first the one that the property is about.
         fps: frames per second as the maker intends them.
     """
 
@@ -61,7 +64,7 @@ class Clip:
     role: str
     property: str
     factors: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    track: Track | None = field(default=None, repr=False)
+    tracks: tuple[Track, ...] = field(default=(), repr=False)
     fps: float = 15.0
 
 
@@ -83,8 +86,9 @@ class Pair:
 class Quadruplet:
     """Two possible clips (a, b) and their crossings (c, d), spliced at frame `splice`.
 
-    Every frame of c and d is, bit for bit, a frame of a or b, so that a + b - c - d = 0 for every feature that is
-    a sum over frames.
+    Where it is `crossed`, every frame of c and d is, bit for bit, a frame of a or b, so that a + b - c - d = 0 for
+    every feature that is a sum over frames. Otherwise the four are matched only: each half of c and d has its like
+    in a or b, and it takes the controls to show what gives it away.
     """
 
     a: Clip
@@ -94,6 +98,7 @@ class Quadruplet:
     splice: int
     property: str
     event: str
+    crossed: bool = True
 
     @cached_property
     def id(self) -> str:
