@@ -11,8 +11,9 @@ from dit_lens.axes import TokenGrid
 from dit_lens.choices import nearest
 
 # What follows "hook_" in a sub-layer's point; everything else belongs to the block itself.
-ATTENTION_NAMES = ("q", "k", "v", "z", "rot_q", "rot_k", "pattern", "result")
+ATTENTION_NAMES = ("q", "k", "v", "z", "rot_q", "rot_k", "pattern", "result", "raw_out")
 MLP_NAMES = ("pre", "post")
+MODULATIONS = ("shift_", "scale_", "gate_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,4 +61,5 @@ class ActivationCache(Mapping[str, Tensor]):
             raise KeyError(f"got block {block} · expected {-self.blocks} to {self.blocks - 1}")
         if not layer:
             layer = "attn" if name in ATTENTION_NAMES else "mlp" if name in MLP_NAMES else ""
+            layer = "mod" if name.startswith(MODULATIONS) else layer
         return ".".join(filter(None, ["blocks", str(block % self.blocks), layer, f"hook_{name}"]))

@@ -23,8 +23,9 @@ class Conditioning:
         return Conditioning(parts, self.prompt)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
-        """On a device, in a dtype."""
-        return Conditioning({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()}, self.prompt)
+        """On a device, in a dtype; masks and other integers keep theirs."""
+        moved = {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in self.tensors.items()}
+        return Conditioning(moved, self.prompt)
 
     @property
     def hash(self) -> str:

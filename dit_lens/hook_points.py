@@ -16,15 +16,17 @@ from torch import Tensor
 from dit_lens.axes import TokenGrid
 from dit_lens.choices import nearest
 
-Port = Literal["inputs", "input", "output", "local"]
+Port = Literal["inputs", "input", "output", "local", "processor", "attention_inputs", "attention_output"]
 NamesFilter = str | Iterable[str] | Callable[[str], bool]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a model: a module's inputs (args, kwargs), first input or output, or a local variable of its forward.
+    """A place in a model, by the dotted path of a module ("" for the model itself) and what of it is meant.
 
-    `path` is the module's dotted path ("" for the model itself); `label` names the local variable.
+    `port` is the module's "inputs" (args, kwargs), first "input" or "output"; a "local" variable of its forward, named
+    by `label`; or, of an attention module, the call that mixes values inside its processor: "attention_inputs"
+    (args, kwargs) and "attention_output". Who asks for one of these two asks for the "processor" first.
     """
 
     path: str
@@ -42,6 +44,7 @@ class HookPoint:
         sites: where it is found, in forward order; it is written at the last one.
         read: the values at `sites` -> the activation.
         write: (new, old, values at `sites`) -> what to put at the last site; None for a point that can only be read.
+        on_demand: large and derived (a pattern, results by head); only a filter that says its last part matches it.
     """
 
     name: str
@@ -49,15 +52,37 @@ class HookPoint:
     sites: tuple[Site, ...]
     read: Callable[..., Tensor]
     write: Callable[..., Any] | None
+    on_demand: bool = False
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a glob asks for this point."""
+        return fnmatchcase(self.name, pattern) and (not self.on_demand or self.name.split("_")[-1] in pattern)
 
 
 @dataclass(frozen=True)
 class Table:
-    """All hook points of a model, its sites in forward order, and why a name of the vocabulary is absent."""
+    """All hook points of a model.
+
+    Attributes:
+        sites: every place that a point uses, in forward order.
+        points: by name, in forward order.
+        blocks: module paths of the blocks, in the order in which they are run.
+        absent: why a name of the vocabulary is absent.
+        streams: short names of the points through which a block is entered; their values, in this order, are what
+            the block before puts out (a tuple where there are several).
+        laws: what must hold inside the model, as read-only points whose value is a stacked pair of equal tensors.
+    """
 
     sites: tuple[Site, ...]
     points: Mapping[str, HookPoint]
+    blocks: tuple[str, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
+    streams: tuple[str, ...] = ("hook_resid_pre",)
+    laws: tuple[HookPoint, ...] = ()
+
+    def entering(self, block: int) -> list[str]:
+        """Names of the points through which a block is entered."""
+        return [f"blocks.{block}.{name}" for name in self.streams]
 
     def select(self, names: NamesFilter, model: str) -> list[HookPoint]:
         """The points that a name, glob, list of these, or predicate asks for, in forward order.
@@ -74,7 +99,7 @@ class Table:
             return found
         chosen: set[str] = set()
         for pattern in [names] if isinstance(names, str) else names:
-            found = [name for name in self.points if fnmatchcase(name, pattern)]
+            found = [name for name, point in self.points.items() if point.matches(pattern)]
             if not found:
                 raise KeyError(self._unknown(pattern, model))
             chosen.update(found)

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from dit_lens import flow
+from dit_lens import flow, laws
 from dit_lens.cache import ActivationCache
 from dit_lens.clips import Clip, clip_ids, stack_frames
 from dit_lens.conditioning import Conditioning
@@ -30,41 +30,88 @@ Input = Clip | Sequence[Clip] | np.ndarray | Tensor
 
 
 class DiTLens:
-    """A lens on the transformer of a stock diffusers video pipeline.
+    """A lens on the transformer of a stock diffusers video pipeline, or on a transformer alone.
 
     Args:
         pipeline: a loaded pipeline; its transformer is put in evaluation mode and its parameters are frozen.
         name: how results call the model.
         conditioning: what to feed beside latent and time; the pipeline's empty prompt unless given.
+        transformer: instead of a pipeline; it can be traced and hooked, but not invert, sample, encode or decode.
+        verify: check the laws of the hook points on a tiny input (see `dit_lens.laws`).
 
     Raises:
-        TypeError: no family knows the transformer, or the pipeline has parts that the family does not handle.
-        ValueError: no conditioning was given and the pipeline has no text encoder.
+        TypeError: no family knows the transformer, the pipeline has parts that the family does not handle, or neither
+            or both of pipeline and transformer were given.
+        ValueError: no conditioning was given and the pipeline has no text encoder; or a law is broken.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, name: str | None = None, conditioning: Conditioning | None = None):
-        self.pipeline, self.transformer, self.vae = pipeline, pipeline.transformer, pipeline.vae
-        self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline | None = None,
+        name: str | None = None,
+        conditioning: Conditioning | None = None,
+        *,
+        transformer: nn.Module | None = None,
+        verify: bool = True,
+    ):
+        if (pipeline is None) == (transformer is None):
+            raise TypeError("got no single model · expected a pipeline, or transformer= alone")
+        self._pipeline = pipeline
+        self.transformer: Any = transformer if pipeline is None else pipeline.transformer
+        source: Any = self.transformer if pipeline is None else pipeline
+        self.name = name or source.config.get("_name_or_path") or type(source).__name__
         self.model = HookedTransformer(self.transformer, self.name)
         self.family, self.table = self.model.family, self.model.table
-        self.family.check_pipeline(pipeline)
-        given = conditioning or self.family.encode_prompt(pipeline, "")
+        if pipeline is not None:
+            self.family.check_pipeline(pipeline)
+            conditioning = conditioning or self.family.encode_prompt(pipeline, "")
+        given = conditioning or Conditioning({})
         self.conditioning = given.to(self.transformer.device, self.family.input_dtype(self.transformer))
+        if verify:
+            self.verify()
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline.
+
+        Raises:
+            TypeError: the lens was made of a transformer alone.
+        """
+        if self._pipeline is None:
+            raise TypeError(
+                f"got {self.name} as a transformer alone · expected a pipeline for latents, schedules and decoding"
+                " · DiTLens(pipeline), or run_with_cache(latent=, timestep=, ...)"
+            )
+        return self._pipeline
+
+    @property
+    def vae(self) -> Any:
+        """The pipeline's autoencoder."""
+        return self.pipeline.vae
+
+    def verify(self) -> pd.DataFrame:
+        """How far every law of the hook points is from holding on a tiny random input: law, point, deviation.
+
+        Raises:
+            ValueError: a law is broken; names the point and the deviation.
+        """
+        return pd.DataFrame(laws.verify(self.model))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, seed: int = 0, **options: Any) -> DiTLens:
+    def from_pretrained(cls, name: str | Path, seed: int = 0, verify: bool = True, **options: Any) -> DiTLens:
         """A lens on a bundled model, a diffusers folder, or a hub id. Only safetensors are read.
 
         Args:
             name: "mini-wan", "mini-wan-null", "mini-wan-random", a folder, or "owner/name".
             seed: of the initialisation of "mini-wan-random" (0 is where the training of mini-wan began).
+            verify: check the laws of the hook points on a tiny input.
             **options: for `DiffusionPipeline.from_pretrained`: dtype, device_map, revision, ...
 
         Raises:
             ValueError: unknown name, or a damaged checkpoint (names the file).
         """
         pipeline, conditioning = load_pipeline(name, seed, **options)
-        return cls(pipeline, str(name), conditioning)
+        return cls(pipeline, str(name), conditioning, verify=verify)
 
     def __repr__(self) -> str:
         return (
@@ -74,7 +121,7 @@ class DiTLens:
     @property
     def blocks(self) -> int:
         """Number of transformer blocks."""
-        return sum(name.endswith("hook_resid_post") for name in self.table.points)
+        return len(self.table.blocks)
 
     @property
     def heads(self) -> int:
@@ -89,7 +136,7 @@ class DiTLens:
         """
         if not -self.blocks <= index < self.blocks:
             raise IndexError(f"got block {index} · expected {-self.blocks} to {self.blocks - 1}")
-        return self.model.traced.module(self.family.block_path(index % self.blocks))
+        return self.model.traced.module(self.table.blocks[index])
 
     def hook_points(self, latent: Float[Tensor, "b c f h w"] | None = None) -> pd.DataFrame:
         """Every hook point: name, axes, whether it can be written, and for an absent one the reason.
@@ -106,7 +153,9 @@ class DiTLens:
         )
         if latent is not None:
             with torch.no_grad():
-                _, cache = self.run_with_cache(latent=latent, timestep=self.family.TRAIN_TIMESTEPS / 2)
+                _, cache = self.run_with_cache(
+                    latent=latent, timestep=self.family.to_timestep(0.5), names_filter=list(self.table.points)
+                )
             table["shape"] = [tuple(cache[name].shape) for name in table.name]
         absent = pd.DataFrame({"name": list(self.table.absent), "absent because": list(self.table.absent.values())})
         return pd.concat([table, absent], ignore_index=True).fillna("")
@@ -117,7 +166,7 @@ class DiTLens:
             "model": self.name,
             "transformer": type(self.transformer).__name__,
             "dtype": str(self.family.input_dtype(self.transformer)).removeprefix("torch."),
-            "scheduler": type(self.pipeline.scheduler).__name__,
+            "scheduler": type(self.pipeline.scheduler).__name__ if self._pipeline else "none",
             "prompt": self.conditioning.prompt,
             "prompt_hash": self.conditioning.hash,
         }
@@ -300,7 +349,7 @@ class DiTLens:
             KeyError: unknown hook point. TypeError: writing a point that can only be read.
             RuntimeError: a hook never fired.
         """
-        with self.model.hooks(fwd_hooks, steps, self.pipeline.scheduler):
+        with self.model.hooks(fwd_hooks, steps, getattr(self._pipeline, "scheduler", None)):
             yield self
 
     def trace(
@@ -322,17 +371,19 @@ class DiTLens:
         self,
         evaluation: Evaluation,
         start: int,
-        stream: Float[Tensor, "b n d"],
+        entering: Mapping[str, Tensor],
         functions: Mapping[str, HookFunction],
         request: Request,
     ) -> tuple[Tensor | None, ActivationCache]:
-        """Blocks from `start` on, given the stream that enters it; earlier blocks are not run.
+        """Blocks from `start` on, given the streams that enter it; earlier blocks are not run.
 
         Args:
-            evaluation: as for the whole model, at the batch size of `stream`.
+            evaluation: as for the whole model, at the batch size of the streams.
+            entering: values of `table.entering(start)`.
             functions: one hook function per point; those of `hooks` do not act here.
         """
-        prefix = Prefix(tuple(self.family.block_path(block) for block in range(start)), stream)
+        streams = tuple(entering[name] for name in self.table.entering(start))
+        prefix = Prefix(self.table.blocks[:start], streams if len(streams) > 1 else streams[0])
         asked = Request(request.names, request.reduce, request.stop_at, prefix)
         velocity, kept = self.model.run_with(evaluation, {name: [f] for name, f in functions.items()}, asked)
         return velocity, ActivationCache(kept, self.model.grid(evaluation), self.blocks)
@@ -370,14 +421,16 @@ class DiTLens:
         return [self.evaluation(trajectory, place) for place in places]
 
     def _given(self, inputs: dict[str, Any]) -> Evaluation:
-        known = ["latent", "timestep", *self.conditioning.tensors]
-        if not {"latent", "timestep"} <= inputs.keys() or not inputs.keys() <= set(known):
+        told = self.family.CONDITIONING
+        needed = {"latent", "timestep", *(name for name in told if name not in self.conditioning.tensors)}
+        if not needed <= inputs.keys() or not inputs.keys() <= {*needed, *told}:
             raise TypeError(
-                f"got {', '.join(inputs) or 'nothing'} · expected a trajectory, or latent= and timestep= and maybe"
-                f" {', '.join(self.conditioning.tensors)}="
+                f"got {', '.join(inputs) or 'nothing'} · expected a trajectory, or {'=, '.join(sorted(needed))}="
+                f" and maybe {', '.join(told)}="
             )
         latent = self.encode(inputs["latent"])
-        tensors = {name: inputs.get(name, tensor) for name, tensor in self.conditioning.tensors.items()}
+        tensors = {name: inputs[name] for name in told if name in inputs}
+        tensors = {**self.conditioning.tensors, **tensors}
         return self.model.evaluation(latent, inputs["timestep"], Conditioning(tensors))
 
 

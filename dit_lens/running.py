@@ -82,7 +82,7 @@ class HookedTransformer:
 
     def grid(self, evaluation: Evaluation) -> TokenGrid:
         """The token grid of an evaluation's latent."""
-        return self.family.grid(self.transformer, evaluation.inputs["hidden_states"].shape)
+        return self.family.grid(self.transformer, evaluation.inputs)
 
     def evaluation(
         self,
@@ -96,7 +96,7 @@ class HookedTransformer:
 
         Args:
             timestep: one for all, (b,), or (b, n) with one for each token.
-            sigma: the noise level, where it is not the (largest) timestep over the family's number of them.
+            sigma: the noise level, where it is not that of the (noisiest) timestep.
 
         Raises:
             ValueError: conditioning for another number of clips.
@@ -110,8 +110,8 @@ class HookedTransformer:
                 raise ValueError(
                     f"got {name} for {len(tensor)} clips · expected 1 or {len(latent)}, as many as latents"
                 )
-        level = float(time.max()) / self.family.TRAIN_TIMESTEPS if sigma is None else sigma
-        return Evaluation(self.family.inputs(latent.to(device, dtype), time, told), step, level)
+        level = float(self.family.to_sigma(time).max()) if sigma is None else sigma
+        return Evaluation(self.family.inputs(self.transformer, latent.to(device, dtype), time, told), step, level)
 
     def run(self, evaluation: Evaluation, request: Request = Request()) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Velocity and kept activations under the hooks that are active; without either the plain model is called.
@@ -120,17 +120,14 @@ class HookedTransformer:
             KeyError: unknown hook point. ValueError: `stop_at` lies before a point that is wanted.
         """
         functions = self._functions(evaluation)
-        if not functions and request == Request():
-            return self._plain(evaluation), {}
-        return self.run_with(evaluation, functions, request)
-
-    def _plain(self, evaluation: Evaluation) -> Tensor:
-        """The unhooked model; the evaluation's place is known, so a call of ours is not located a second time."""
-        self._own_call = True
+        if functions or request != Request():
+            return self.run_with(evaluation, functions, request)
+        self._own_call = True  # its place is known, so a call of ours is not located a second time
         try:
-            return self.transformer(**evaluation.inputs)[0]
+            output = self.transformer(**evaluation.inputs)
         finally:
             self._own_call = False
+        return self.family.velocity(evaluation.inputs, output), {}
 
     def velocity(self, evaluation: Evaluation) -> Tensor:
         """The velocity (b, c, f, h, w) of a whole evaluation under the hooks that are active."""
@@ -142,6 +139,13 @@ class HookedTransformer:
         self, evaluation: Evaluation, functions: Functions, request: Request
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The same with the given hook functions in the place of the active ones."""
+        output, kept = self._hooked(evaluation, functions, request)
+        return None if output is None else self.family.velocity(evaluation.inputs, output), kept
+
+    def _hooked(
+        self, evaluation: Evaluation, functions: Functions, request: Request
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What the transformer itself puts out (None where it was stopped), and kept activations."""
         keep = {point.name for point in self.table.select(request.names, self.name)}
         wanted = {*keep, *functions, *([request.stop_at] if request.stop_at else [])}
         points = self.table.select(sorted(wanted), self.name)
@@ -161,8 +165,7 @@ class HookedTransformer:
             return value
 
         stop = request.stop_at is not None
-        output = self.traced.run(evaluation.inputs, points, visit, request.prefix, stop)
-        return None if output is None else output[0], kept
+        return self.traced.run(evaluation.inputs, points, visit, request.prefix, stop), kept
 
     @contextmanager
     def hooks(
@@ -231,8 +234,8 @@ class HookedTransformer:
             functions = self._functions(evaluation)
             if not functions:
                 return forward(*args, **kwargs)
-            velocity, _ = self.run_with(evaluation, functions, Request())
-            return (velocity,) if wants_tuple else Transformer2DModelOutput(sample=velocity)
+            output, _ = self._hooked(evaluation, functions, Request())
+            return output if wants_tuple else Transformer2DModelOutput(sample=output[0])
 
         if len(self._active) > 1:
             yield
@@ -245,10 +248,12 @@ class HookedTransformer:
 
     def _place(self, scheduler: Any, timestep: Tensor) -> tuple[int | None, float]:
         """Step and sigma of a call that a pipeline makes; step None where its scheduler has no such timestep."""
-        fed = float(timestep.max())
-        index = (scheduler.timesteps == fed).nonzero().flatten().tolist()
+        sigma = float(self.family.to_sigma(timestep).max())
+        if scheduler is None:
+            return None, sigma
+        index = (scheduler.timesteps == float(timestep.max())).nonzero().flatten().tolist()
         if not index:
-            return None, fed / self.family.TRAIN_TIMESTEPS
+            return None, sigma
         return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
 
 

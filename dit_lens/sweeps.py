@@ -64,7 +64,8 @@ def patch_each_head(
     """
     if lens.model.hooked:
         raise RuntimeError("got active hooks around a sweep · expected none · leave the `hooks` context first")
-    pair = _run_pair(lens, clean, corrupted, step, metrics, {"blocks.*.hook_resid_pre", "blocks.*.attn.hook_z"})
+    streams = {name for block in range(lens.blocks) for name in lens.table.entering(block)}
+    pair = _run_pair(lens, clean, corrupted, step, metrics, {*streams, "blocks.*.attn.hook_z"})
     effect = {name: torch.full((len(clean), lens.blocks, lens.heads), torch.nan) for name in metrics}
     evaluation, copies = repeat(lens.evaluation(corrupted, step), 1 + lens.heads), 1 + lens.heads
     for block in range(lens.blocks):
@@ -75,8 +76,8 @@ def patch_each_head(
         later = [point for name in live for point in metrics[name].points if not _is_behind(lens, edited, point)]
         stop = None if any(not metrics[name].points for name in live) else _last(lens, [edited, *later])
         change = _one_head_per_copy(pair.clean.cache[edited], pair.corrupted.cache[edited])
-        stream = pair.corrupted.cache[f"blocks.{block}.hook_resid_pre"].repeat(copies, 1, 1)
-        velocity, cache = lens.run_suffix(evaluation, block, stream, {edited: change}, Request(later, stop_at=stop))
+        entering = {name: pair.corrupted.cache[name].repeat(copies, 1, 1) for name in lens.table.entering(block)}
+        velocity, cache = lens.run_suffix(evaluation, block, entering, {edited: change}, Request(later, stop_at=stop))
         for name, function in live.items():
             reference, *patched = (
                 function(v, {**pair.corrupted.cache, **c}) for v, c in _copies(velocity, cache, copies)

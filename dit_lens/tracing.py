@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from dit_lens.hook_points import HookPoint, Site, Table
 
 Visit = Callable[[HookPoint, Tensor], Tensor]
+MIXING = ("dispatch_attention_fn", "F_scaled_dot_product_attention")
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Blocks that are not run: the last of `paths` puts out `stream`, the cached input of the block after it."""
+    """Blocks that are not run: the last of `paths` puts out `stream`, the cached input of the block after it.
+
+    `stream` is a tensor, or a tuple of them where blocks put out several.
+    """
 
     paths: tuple[str, ...]
-    stream: Tensor
+    stream: Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Skip:
     """A module that is not run and puts out `stream`."""
 
     path: str
-    stream: Tensor
+    stream: Any
 
 
 class TracedModel:
@@ -38,8 +42,8 @@ class TracedModel:
 
     def __init__(self, module: nn.Module, table: Table):
         self.envoy, self.table = NNsight(module), table
-        for path in {site.path for site in table.sites if site.port == "local"}:
-            # nnsight can serve local variables only of a forward that was instrumented before it began.
+        for path in {site.path for site in table.sites if site.port in ("local", "processor")}:
+            # nnsight can serve what is inside a forward only where it was instrumented before it began.
             _ = self.module(path).source
 
     def run(
@@ -105,7 +109,7 @@ class TracedModel:
         return [*sites[:cut], *(Skip(path, prefix.stream) for path in prefix.paths), *sites[cut:]]
 
     def _serve(self, site: Site, points: list[HookPoint], values: dict[Site, Any], visit: Visit) -> Any:
-        raw = self._get(site)
+        raw = self._get(site, values)
         changed = False
         for point in points:
             known = [values[s] for s in point.sites[:-1]]
@@ -114,7 +118,7 @@ class TracedModel:
             if new is not old and point.write is not None:
                 raw, changed = point.write(new, old, *known, raw), True
         if changed:
-            self._set(site, raw)
+            self._set(site, raw, values)
         return raw
 
     def module(self, path: str) -> Any:
@@ -124,15 +128,38 @@ class TracedModel:
             node = node[int(part)] if part.isdigit() else getattr(node, part)
         return node
 
-    def _get(self, site: Site) -> Any:
-        module = self.module(site.path)
-        if site.port == "local":
-            return getattr(module.source, site.label).output
-        return getattr(module, site.port)
+    def _get(self, site: Site, values: Mapping[Site, Any]) -> Any:
+        return getattr(*self._slot(site, values))
 
-    def _set(self, site: Site, value: Any) -> None:
+    def _set(self, site: Site, value: Any, values: Mapping[Site, Any]) -> None:
+        setattr(*self._slot(site, values), value)
+
+    def _slot(self, site: Site, values: Mapping[Site, Any]) -> tuple[Any, str]:
+        """The nnsight object and attribute that stand for a site."""
         module = self.module(site.path)
-        if site.port == "local":
-            getattr(module.source, site.label).output = value
-        else:
-            setattr(module, site.port, value)
+        match site.port:
+            case "local":
+                return getattr(module.source, site.label), "output"
+            case "processor":
+                return module.source.self_processor_0, "source"
+            case "attention_inputs" | "attention_output":
+                inside = values[Site(site.path, "processor")]
+                return getattr(inside, mixing_call(inside.names)), site.port.removeprefix("attention_")
+        return module, site.port
+
+
+def mixing_call(names: Iterable[str]) -> str:
+    """Which operation of an attention processor mixes values: the last call of an attention function in its source.
+
+    Labels are numbered by occurrence in the source; an image branch (Wan, Cosmos) comes before the main call.
+
+    Raises:
+        ValueError: there is none.
+    """
+    calls = [name for name in names if name.startswith(MIXING)]
+    if not calls:
+        raise ValueError(
+            f"got an attention processor without a call of {' or '.join(MIXING)} · expected a stock diffusers processor"
+            " · undo fused or custom processors (`transformer.set_attn_processor`)"
+        )
+    return calls[-1]

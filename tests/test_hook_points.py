@@ -16,7 +16,7 @@ def handmade() -> Table:
     sites = {name: Site(name, "output") for name in NAMES}
     points = {name: HookPoint(name, "b n d", (site,), lambda raw: raw, None) for name, site in sites.items()}
     absent = {"blocks.*.attn.hook_pattern": "not traced", "blocks.*.text.*": "there is no text stream"}
-    return Table(tuple(sites.values()), points, absent)
+    return Table(tuple(sites.values()), points, ("blocks.0", "blocks.1"), absent)
 
 
 def names(wanted: str | list[str] | Callable[[str], bool]) -> list[str]:

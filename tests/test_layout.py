@@ -18,10 +18,11 @@ FLOORS = {
     "axes": 1, "choices": 1, "results": 1, "stats": 1,
     "clips": 2, "conditioning": 2, "hook_points": 2, "edits": 2, "flow": 2, "video": 2, "plots": 2, "metrics": 2,
     "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3,
-    "running": 4, "probing": 4, "training": 4,
-    "lens": 5,
-    "sweeps": 6, "capture": 6,
-    "patching": 7,
+    "running": 4, "probing": 4, "training": 4, "tracker": 4,
+    "laws": 5,
+    "lens": 6,
+    "sweeps": 7, "capture": 7,
+    "patching": 8,
 }  # fmt: skip
 # On floor 2, edits read the vocabulary: a hook function is what an edit is.
 ALLOWED = {("edits", "hook_points")}

@@ -1,7 +1,12 @@
 """Families: one file per diffusers architecture says how its modules spell the vocabulary, nothing else.
 
-A family is a module with `NAME`, `TRANSFORMER` (the diffusers class), `TRAIN_TIMESTEPS`, `check_pipeline`,
-`encode_prompt`, `inputs`, `input_dtype`, `grid`, `encode`, `decode`, `block_path` and `hook_table`.
+A family is a module with
+
+- `NAME`, `TRANSFORMER` (the diffusers class), `CONDITIONING` (names of what it is told beside latent and time);
+- `check_pipeline`, `encode_prompt`, `encode`, `decode`: what its pipeline does around the transformer;
+- `to_timestep`, `to_sigma`, `velocity`: its conventions of time and output, as sigma and noise - data;
+- `example`, `inputs`, `input_dtype`, `grid`: how the transformer is called;
+- `hook_table`: how its modules spell the vocabulary.
 """
 
 from __future__ import annotations

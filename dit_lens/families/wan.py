@@ -18,19 +18,45 @@ from torch import Tensor
 
 from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
+from dit_lens.families.parts import (
+    Attention,
+    Part,
+    added,
+    argument,
+    item,
+    pattern,
+    pattern_law,
+    point,
+    read_only,
+    result_law,
+    results,
+    rotated,
+    split_heads,
+)
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "wan"
 TRANSFORMER = WanTransformer3DModel
-TRAIN_TIMESTEPS = 1000
-ATTENTION_GATE, MLP_GATE = 2, 5
+CONDITIONING = ("encoder_hidden_states",)
 ROOT = Site("", "inputs")
 VELOCITY = Site("", "output")
-NOT_YET = "not traced in this version"
+MODULATIONS = ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp")
+MODULATION = argument("temb", 2)
+
+
+def example(transformer: WanTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """A small random latent (1, c, 2, 4, 4 patches) and conditioning, to verify a model with."""
+    patch, config = transformer.config["patch_size"], transformer.config
+    shape = (1, config["in_channels"], 2 * patch[0], 2 * patch[1], 2 * patch[2])
+    text = torch.randn(1, 3, config["text_dim"], generator=generator)
+    return torch.randn(shape, generator=generator), {"encoder_hidden_states": text}
 
 
 def inputs(
-    latent: Float[Tensor, "b c f h w"], timestep: Float[Tensor, "b *n"], conditioning: Mapping[str, Tensor]
+    transformer: WanTransformer3DModel,
+    latent: Float[Tensor, "b c f h w"],
+    timestep: Float[Tensor, "b *n"],
+    conditioning: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip."""
     text = conditioning["encoder_hidden_states"]
@@ -72,11 +98,25 @@ def input_dtype(transformer: WanTransformer3DModel) -> torch.dtype:
     return transformer.patch_embedding.weight.dtype
 
 
-def grid(transformer: WanTransformer3DModel, latent_shape: torch.Size) -> TokenGrid:
-    """The token grid of a latent (b, c, f, h, w)."""
-    return TokenGrid(
-        *(size // patch for size, patch in zip(latent_shape[2:], transformer.config["patch_size"], strict=True))
-    )
+def to_timestep(sigma: float) -> float:
+    """What a Wan is fed at a noise level."""
+    return 1000 * sigma
+
+
+def to_sigma(timestep: Tensor) -> Tensor:
+    """The noise level of a timestep fed."""
+    return timestep.float() / 1000
+
+
+def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
+    """The output as noise - data: it is that already."""
+    return output[0]
+
+
+def grid(transformer: WanTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
+    """The token grid of an evaluation's latent."""
+    shape = inputs["hidden_states"].shape[2:]
+    return TokenGrid(*(size // patch for size, patch in zip(shape, transformer.config["patch_size"], strict=True)))
 
 
 def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
@@ -96,72 +136,71 @@ def _statistics(vae: Any) -> tuple[Tensor, ...]:
     return tuple(torch.tensor(s).view(-1, 1, 1, 1) for s in (vae.config.latents_mean, vae.config.latents_std))
 
 
-def block_path(block: int) -> str:
-    """The module path of a block."""
-    return f"blocks.{block}"
-
-
 def hook_table(transformer: WanTransformer3DModel) -> Table:
     """Every hook point of this transformer."""
-    points = [_latent(), _embed(transformer)]
-    sites = [ROOT, points[-1].sites[-1]]
+    embed = Site("patch_embedding", "output")
+    time = Site("condition_embedder.time_embedder", "output")
+    laws: list[HookPoint] = []
+    points = [
+        point("hook_latent", "b c f h w", ROOT, argument("hidden_states")),
+        point("hook_embed", "b n d", embed, EMBEDDED),
+        point("hook_time_embed", "b d", time),
+    ]
+    sites = [ROOT, embed, time]
     for index, block in enumerate(transformer.blocks):
-        block_sites = _block_sites(index)
-        sites += block_sites.values()
-        points += _block_points(f"blocks.{index}", block, block_sites)
-    points += [_velocity(), _clean_estimate(transformer)]
-    absent = {f"blocks.*.attn.hook_{name}": NOT_YET for name in ("rot_q", "rot_k", "pattern", "result")}
-    absent |= {"hook_time_embed": NOT_YET, "blocks.*.mod.hook_*": NOT_YET}
+        path = f"blocks.{index}"
+        attentions = {
+            "attn": Attention(f"{path}.attn", f"{path}.attn1", block.attn1, block.attn1.heads),
+            "cross": Attention(f"{path}.cross_attn", f"{path}.attn2", block.attn2, block.attn2.heads, keys="m"),
+        }
+        named = _block_sites(path, attentions)
+        sites += named.values()
+        points += _block_points(path, block, attentions, named)
+        for short, module in (("attn", block.attn1), ("cross", block.attn2)):
+            ends = named[f"{short}_z"], named[f"{short}_out"]
+            laws += [
+                pattern_law(attentions[short]),
+                result_law(attentions[short].name, *ends, module.to_out[0], module.heads),
+            ]
+    points += [point("hook_velocity", "b c f h w", VELOCITY, item(0)), _clean_estimate(transformer)]
+    absent = {f"blocks.*.cross_attn.hook_{name}": "no rotary: see hook_q and hook_k" for name in ("rot_q", "rot_k")}
     absent |= {"blocks.*.text.*": "Wan reads text by cross-attention; there is no text stream"}
-    return Table((*sites, VELOCITY), {point.name: point for point in points}, absent)
+    blocks = tuple(f"blocks.{index}" for index in range(len(transformer.blocks)))
+    return Table((*sites, VELOCITY), {point.name: point for point in points}, blocks, absent, laws=tuple(laws))
 
 
-def _latent() -> HookPoint:
-    def write(new: Tensor, old: Tensor, root: tuple) -> tuple:
-        return root[0], root[1] | {"hidden_states": new}
-
-    return HookPoint("hook_latent", "b c f h w", (ROOT,), lambda root: root[1]["hidden_states"], write)
-
-
-def _embed(transformer: WanTransformer3DModel) -> HookPoint:
-    return HookPoint(
-        "hook_embed",
-        "b n d",
-        (Site("patch_embedding", "output"),),
-        lambda raw: rearrange(raw, "b d f h w -> b (f h w) d"),
-        lambda new, old, raw: rearrange(new, "b (f h w) d -> b d f h w", f=raw.shape[2], h=raw.shape[3]),
-    )
-
-
-def _velocity() -> HookPoint:
-    return HookPoint(
-        "hook_velocity", "b c f h w", (VELOCITY,), lambda out: out[0], lambda new, old, out: (new, *out[1:])
-    )
+EMBEDDED = Part(
+    lambda raw: rearrange(raw, "b d f h w -> b (f h w) d"),
+    lambda new, raw: rearrange(new, "b (f h w) d -> b d f h w", f=raw.shape[2], h=raw.shape[3]),
+)
 
 
 def _clean_estimate(transformer: WanTransformer3DModel) -> HookPoint:
     def read(root: tuple, out: tuple) -> Tensor:
-        sigma, latent = root[1]["timestep"].float() / TRAIN_TIMESTEPS, root[1]["hidden_states"]
+        sigma, latent = to_sigma(root[1]["timestep"]), root[1]["hidden_states"]
         if sigma.ndim == 2:  # a level for every token
             patches = dict(zip("pqr", transformer.config["patch_size"], strict=True))
             frames, rows = latent.shape[2] // patches["p"], latent.shape[3] // patches["q"]
             sigma = repeat(sigma, "b (f h w) -> b 1 (f p) (h q) (w r)", f=frames, h=rows, **patches)
         return latent - sigma.view(len(latent), 1, *(sigma.shape[2:] or (1, 1, 1))) * out[0]
 
-    return HookPoint("hook_x0", "b c f h w", (ROOT, VELOCITY), read, None)
+    return read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), read)
 
 
-def _block_sites(index: int) -> dict[str, Site]:
+def _block_sites(path: str, attentions: Mapping[str, Attention]) -> dict[str, Site]:
     """Sites of a block in forward order, by short names."""
-    path = f"blocks.{index}"
     sites = {"inputs": Site(path, "inputs")}
-    for name, module, after in (("attn", "attn1", "hidden_states_0"), ("cross", "attn2", "hidden_states_1")):
+    for name, after in (("attn", "hidden_states_0"), ("cross", "hidden_states_1")):
+        attention = attentions[name]
         sites |= {
-            f"{name}_v": Site(f"{path}.{module}.to_v", "output"),
-            f"{name}_q": Site(f"{path}.{module}.norm_q", "output"),
-            f"{name}_k": Site(f"{path}.{module}.norm_k", "output"),
-            f"{name}_z": Site(f"{path}.{module}.to_out.0", "input"),
-            f"{name}_out": Site(f"{path}.{module}", "output"),
+            f"{name}_processor": attention.processor,
+            f"{name}_v": Site(f"{attention.path}.to_v", "output"),
+            f"{name}_q": Site(f"{attention.path}.norm_q", "output"),
+            f"{name}_k": Site(f"{attention.path}.norm_k", "output"),
+            f"{name}_call": attention.call,
+            f"{name}_mixed": attention.mixed,
+            f"{name}_z": Site(f"{attention.path}.to_out.0", "input"),
+            f"{name}_out": Site(f"{attention.path}", "output"),
             f"{name}_after": Site(path, "local", after),
         }
     return sites | {
@@ -173,58 +212,65 @@ def _block_sites(index: int) -> dict[str, Site]:
     }
 
 
-def _block_points(path: str, block: Any, sites: dict[str, Site]) -> list[HookPoint]:
-    def plain(name: str, axes: str, site: str) -> HookPoint:
-        return HookPoint(f"{path}.{name}", axes, (sites[site],), lambda raw: raw, lambda new, old, raw: new)
+def _block_points(
+    path: str, block: Any, attentions: Mapping[str, Attention], sites: Mapping[str, Site]
+) -> list[HookPoint]:
+    def gated(name: str, out: str, after: str, gate: str) -> HookPoint:
+        def read(inputs: tuple, raw: Tensor) -> Tensor:
+            return raw.float() * _modulation(block, MODULATION.get(inputs), gate, keep=True)
 
-    def per_head(name: str, axes: str, site: str, attention: Any) -> HookPoint:
-        return HookPoint(
-            f"{path}.{name}",
-            axes,
-            (sites[site],),
-            lambda raw: rearrange(raw, "b n (k e) -> b n k e", k=attention.heads),
-            lambda new, old, raw: rearrange(new, "b n k e -> b n (k e)"),
-        )
+        return added(f"{path}.{name}", (sites["inputs"], sites[out]), read, sites[after])
 
-    def gated(name: str, out: str, after: str, gate: int) -> HookPoint:
-        def read(inputs: tuple, raw: Tensor, stream: Tensor) -> Tensor:
-            return raw.float() * _gate(block, inputs[0][2], gate)
-
-        def write(new: Tensor, old: Tensor, inputs: tuple, raw: Tensor, stream: Tensor) -> Tensor:
-            return (stream.float() + (new - old)).type_as(stream)
-
-        return HookPoint(f"{path}.{name}", "b n d", (sites["inputs"], sites[out], sites[after]), read, write)
-
-    def write_stream(new: Tensor, old: Tensor, inputs: tuple) -> tuple:
-        return (new, *inputs[0][1:]), inputs[1]
-
-    stream = HookPoint(f"{path}.hook_resid_pre", "b n d", (sites["inputs"],), lambda inputs: inputs[0][0], write_stream)
-    heads = [
-        per_head(f"{name}.hook_{letter}", f"b {token} k e", f"{short}_{letter}", attention)
-        for name, short, attention, text in (
-            ("attn", "attn", block.attn1, "n"),
-            ("cross_attn", "cross", block.attn2, "m"),
-        )
-        for letter, token in (("v", text), ("q", "n"), ("k", text), ("z", "n"))
-    ]
     return [
-        stream,
-        *heads[:4],
-        gated("hook_attn_out", "attn_out", "attn_after", ATTENTION_GATE),
-        plain("hook_resid_mid_attn", "b n d", "attn_after"),
-        *heads[4:],
-        plain("hook_cross_attn_out", "b n d", "cross_out"),
-        plain("hook_resid_mid_cross_attn", "b n d", "cross_after"),
-        plain("mlp.hook_pre", "b n d_mlp", "mlp_pre"),
-        plain("mlp.hook_post", "b n d_mlp", "mlp_post"),
-        gated("hook_mlp_out", "mlp_out", "mlp_after", MLP_GATE),
-        plain("hook_resid_post", "b n d", "output"),
+        point(f"{path}.hook_resid_pre", "b n d", sites["inputs"], argument("hidden_states", 0)),
+        *(_modulation_point(path, block, name, sites["inputs"]) for name in MODULATIONS),
+        *_attention_points(attentions["attn"], block.attn1, sites, "attn"),
+        gated("hook_attn_out", "attn_out", "attn_after", "gate_attn"),
+        point(f"{path}.hook_resid_mid_attn", "b n d", sites["attn_after"]),
+        *_attention_points(attentions["cross"], block.attn2, sites, "cross"),
+        point(f"{path}.hook_cross_attn_out", "b n d", sites["cross_out"]),
+        point(f"{path}.hook_resid_mid_cross_attn", "b n d", sites["cross_after"]),
+        point(f"{path}.mlp.hook_pre", "b n d_mlp", sites["mlp_pre"]),
+        point(f"{path}.mlp.hook_post", "b n d_mlp", sites["mlp_post"]),
+        gated("hook_mlp_out", "mlp_out", "mlp_after", "gate_mlp"),
+        point(f"{path}.hook_resid_post", "b n d", sites["output"]),
     ]
 
 
-def _gate(block: Any, modulation: Tensor, index: int) -> Float[Tensor, "b _ d"]:
-    """A gate of the block, (b, 1, d), or (b, n, d) where each token has its own timestep."""
-    table = block.scale_shift_table
-    if modulation.ndim == 4:
-        return (table.unsqueeze(0) + modulation.float())[:, :, index]
-    return (table + modulation.float())[:, index : index + 1]
+def _attention_points(attention: Attention, module: Any, sites: Mapping[str, Site], short: str) -> list[HookPoint]:
+    split = split_heads(attention.heads)
+    axis = {"q": attention.queries, "k": attention.keys, "v": attention.keys, "z": attention.queries}
+
+    def spelled(letter: str) -> HookPoint:
+        name = f"{attention.name}.hook_{letter}"
+        return point(name, f"b {axis[letter]} k e", sites[f"{short}_{letter}"], split)
+
+    return [
+        *(spelled(letter) for letter in "vqk"),
+        *(rotated(attention) if short == "attn" else ()),
+        pattern(attention),
+        spelled("z"),
+        *results(attention.name, sites[f"{short}_z"], sites[f"{short}_out"], module.to_out[0], attention.heads),
+    ]
+
+
+def _modulation_point(path: str, block: Any, name: str, inputs: Site) -> HookPoint:
+    """A shift, scale or gate of the block, (b, d) or (b, n, d); written into what the block is told of time."""
+
+    def write(new: Tensor, old: Tensor, values: tuple) -> tuple:
+        told = MODULATION.get(values).clone()
+        told[..., MODULATIONS.index(name), :] += new - old
+        return MODULATION.put(told, values)
+
+    def read(values: tuple) -> Tensor:
+        return _modulation(block, MODULATION.get(values), name)
+
+    return HookPoint(f"{path}.mod.hook_{name}", "b d", (inputs,), read, write)
+
+
+def _modulation(block: Any, told: Tensor, name: str, keep: bool = False) -> Float[Tensor, "b *_ d"]:
+    """A modulation of the block in float32: (b, d), (b, 1, d) to `keep` the token axis, or (b, n, d) by token."""
+    table, index = block.scale_shift_table, MODULATIONS.index(name)
+    values = (table.unsqueeze(0) if told.ndim == 4 else table) + told.float()
+    chosen = values[..., index, :]
+    return chosen.unsqueeze(1) if keep and told.ndim == 3 else chosen

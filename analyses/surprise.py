@@ -1,0 +1,150 @@
+"""Is the model's own velocity error larger on impossible clips than on possible ones?
+
+Method: the squared error of the velocity, noise - data, is averaged over draws of noise (spliced by half, the same for
+all models). A quadruplet's surprise is (C + D - A - B) / 2 in per cent of the mean error on the possible clips A and B.
+What adds up over halves cancels, exactly so in crossed quadruplets, which "all" pools; 0 says that errors know no law.
+Conditions: whole clip noised and scored; second half scored; first half given clean (sigma 0), second half scored.
+
+Controls: a twin that never saw lawful clips and a random initialisation (0 on every property), and a twin in whose
+world colours change behind the occluder (below 0 on colour: there, the possible clip is the surprising one).
+
+Output: figures/data/surprise.nc with errors (model, condition, sigma, quadruplet, role).
+Cost: about ten minutes on two cores with the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.command import main
+from dit_lens import datasets, stats
+from dit_lens.capture import batches, encode, spliced_noise
+from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.lens import DiTLens
+
+CONDITIONS = ("whole clip", "second half", "second half, first given clean")
+MEASURES = ("surprise", "low", "high", "share", "d_prime")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    model: str = "mini-wan"
+    """Model in question: a bundled name, a diffusers folder, or a hub id."""
+    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-swap", "mini-wan-random")
+    """Models to compare with; none with an empty list."""
+    dataset: str = "miniphys"
+    """Data set of crossed quadruplets."""
+    sigmas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95)
+    """Noise levels, above 0 and up to 1."""
+    draws: int = 4
+    """Draws of noise that errors are averaged over."""
+    test: int = 220
+    """Test quadruplets."""
+    batch_size: int = 8
+    """Quadruplets to a batch."""
+    seed: int = 0
+    """Seed of the data set, of the noise, and of the random initialisation."""
+
+
+def run(config: Config) -> xr.Dataset:
+    """Velocity errors of every clip, by model, condition and noise level."""
+    if not config.sigmas or not all(0 < sigma <= 1 for sigma in config.sigmas) or config.draws < 1:
+        raise ValueError(
+            f"got sigmas {config.sigmas}, {config.draws} draws · expected levels in (0, 1], draws 1 or more"
+        )
+    split = datasets.load(config.dataset, split="test", quadruplets=config.test, seed=config.seed)
+    errors: dict[str, np.ndarray] = {}
+    for name in (config.model, *config.controls):
+        lens = DiTLens.from_pretrained(name, seed=config.seed)
+        parts = [clip_errors(lens, batch, config) for batch in batches(split, config.batch_size, name)]
+        errors[name] = np.concatenate(parts, axis=2)
+    result = xr.Dataset(
+        {"error": (("model", "condition", "sigma", "quadruplet", "role"), np.stack(list(errors.values())))},
+        coords={
+            "model": list(errors),
+            "condition": list(CONDITIONS),
+            "sigma": list(config.sigmas),
+            "quadruplet": [q.id for q in split],
+            "property": ("quadruplet", [q.property for q in split]),
+            "crossed": ("quadruplet", [q.crossed for q in split]),
+            "role": list(ROLES),
+        },
+    )
+    return result.assign_attrs(dataset=config.dataset, split="test", seed=config.seed, lens=lens.facts())
+
+
+@torch.no_grad()
+def clip_errors(lens: DiTLens, quadruplets: Sequence[Quadruplet], config: Config) -> Float[np.ndarray, "3 s q 4"]:
+    """Mean squared velocity errors by condition, noise level, quadruplet and role."""
+    clean, clip = encode(lens.encode, quadruplets), quadruplets[0]
+    cut = 1 + (clip.splice - 1) * (clean.shape[2] - 1) // (len(clip.a.frames) - 1)  # latent frames of the first half
+    total = torch.zeros(len(CONDITIONS), len(config.sigmas), len(clean), device=clean.device)
+    for draw in range(config.draws):
+        noise = spliced_noise(clean, quadruplets, 1000 * config.seed + draw)
+        for i, sigma in enumerate(config.sigmas):
+            noised, given = (frame_errors(lens, clean, noise, sigma, given) for given in (0, cut))
+            total[:, i] += torch.stack([noised.mean(1), noised[:, cut:].mean(1), given[:, cut:].mean(1)])
+    return (total / config.draws).unflatten(2, (len(ROLES), len(quadruplets))).transpose(2, 3).cpu().numpy()
+
+
+def frame_errors(
+    lens: DiTLens, clean: Float[Tensor, "b c f h w"], noise: Float[Tensor, "b c f h w"], sigma: float, given: int
+) -> Float[Tensor, "b f"]:
+    """Squared error of the velocity by latent frame, the first `given` frames being fed (and told to be) clean."""
+    levels = torch.where(torch.arange(clean.shape[2]) < given, 0.0, sigma).to(clean)[:, None, None]
+    noisy, time = (1 - levels) * clean + levels * noise, torch.tensor(lens.family.to_timestep(sigma))
+    if given:
+        grid = lens.model.grid(lens.model.evaluation(clean, time, lens.conditioning))
+        time = torch.where(grid.mask(frame=slice(given)), lens.family.to_timestep(0.0), time).expand(len(clean), -1)
+    velocity, _ = lens.run_with_cache(latent=noisy, timestep=time, names_filter=())
+    return reduce((velocity.float() - (noise - clean)).square(), "b c f h w -> b f", "mean")
+
+
+def scores(error: xr.DataArray) -> xr.Dataset:
+    """Surprise in % with its 95% interval, share of quadruplets above 0, and d'; by property and of all crossed."""
+    names, cells = [ALL, *dict.fromkeys(error.property.values)], error.isel(quadruplet=0, role=0, drop=True)
+    rows = []
+    for name in names:
+        chosen = error.crossed if name == ALL else error.property == name
+        values = error.isel(quadruplet=np.flatnonzero(chosen)).transpose("quadruplet", "role", ...).values
+        contrast = -stats.interaction(values)
+        surprise, low, high = stats.bootstrap_ratio(100 * contrast, values[:, :2].mean(1))
+        d_prime = contrast.mean(0) / np.maximum(contrast.std(0, ddof=1), np.finfo(np.float32).tiny)
+        measured = zip(MEASURES, (surprise, low, high, (contrast > 0).mean(0), d_prime), strict=True)
+        rows.append(xr.Dataset({key: cells.copy(data=value) for key, value in measured}))
+    return xr.concat(rows, xr.Variable("property", names))
+
+
+def table(result: xr.Dataset) -> str:
+    """One line per condition and model: over all noise levels with interval, share and d', by property; by level."""
+    pooled, levels = scores(result.error.mean("sigma")), scores(result.error).surprise.sel(property=ALL)
+    properties = [p for p in pooled.property.values if p != ALL]
+    lines = [f"surprise, % of the error on possible clips; {result.sizes['quadruplet']} test quadruplets; mean over σ"]
+    for condition in result.condition.values:
+        heads = [f"{p:>11s}" for p in properties] + [f"{f'σ={s:g}':>8s}" for s in result.sigma.values]
+        lines.append(f"\n{condition!s:45s}   share  d'     " + "".join(heads))
+        for model in result.model.values:
+            row = pooled.sel(condition=condition, model=model)
+            mean, low, high, share, d_prime = (float(row[key].sel(property=ALL)) for key in MEASURES)
+            cells = [f"{float(row.surprise.sel(property=p)):+11.2f}" for p in properties]
+            cells += [f"{float(v):+8.2f}" for v in levels.sel(condition=condition, model=model)]
+            summary = f"{mean:+6.2f} [{low:+6.2f}, {high:+6.2f}]   {share:.2f}   {d_prime:+.2f}  "
+            lines.append(f"{str(model)[-22:]:22s} {summary}" + "".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from figures.surprise import draw
+
+    main(Config, run, table, draw, "surprise", __doc__)
