@@ -21,9 +21,10 @@ def quadruplet(a: np.ndarray, b: np.ndarray, splice: int) -> Quadruplet:
     return Quadruplet(*clips, splice=splice, property="shape", event="changes shape")
 
 
-def track(value: float) -> Track:
+def track(value: float, shape: str, colour: str) -> Track:
     flag = np.full(6, value > 0)
-    return Track(np.full((6, 2), value), np.full((6, 2), 10 * value), flag, ~flag)
+    names = np.full(6, shape), np.full(6, colour)
+    return Track(np.full((6, 2), value), np.full((6, 2), 10 * value), flag, ~flag, np.full(6, 3 * value), *names)
 
 
 def test_the_clips_come_in_the_order_of_their_roles() -> None:
@@ -58,9 +59,23 @@ def test_an_unknown_half_is_refused() -> None:
 
 
 def test_a_spliced_track_follows_one_and_then_the_other_in_every_field() -> None:
-    one, other = track(1.0), track(-1.0)
+    one, other = track(1.0, "disc", "red"), track(-1.0, "square", "green")
     spliced = one.splice(other, 4)
     assert spliced.position[:, 0].tolist() == [1, 1, 1, 1, -1, -1]
     assert spliced.velocity[:, 1].tolist() == [10, 10, 10, 10, -10, -10]
     assert spliced.present.tolist() == [True] * 4 + [False] * 2
     assert spliced.hidden.tolist() == [False] * 4 + [True] * 2
+    assert spliced.radius.tolist() == [3.0] * 4 + [-3.0] * 2
+    assert spliced.shape.tolist() == ["disc"] * 4 + ["square"] * 2
+    assert spliced.colour.tolist() == ["red"] * 4 + ["green"] * 2
+
+
+def test_a_spliced_track_keeps_names_longer_than_the_first_ones() -> None:
+    nobody, somebody = track(1.0, "", ""), track(1.0, "triangle", "yellow")
+    assert nobody.splice(somebody, 3).shape.tolist() == [""] * 3 + ["triangle"] * 3
+    assert somebody.splice(nobody, 3).colour.tolist() == ["yellow"] * 3 + [""] * 3
+
+
+def test_a_clip_has_no_tracks_and_a_quadruplet_is_crossed_unless_it_is_said() -> None:
+    item = quadruplet(film(0), film(100), splice=3)
+    assert item.crossed and item.a.tracks == ()

@@ -18,6 +18,13 @@ def test_load_hands_the_options_to_the_data_set() -> None:
     assert not np.array_equal(loaded[1].c.frames, MiniPhys("train", 2, ["colour"], 4)[1].c.frames)
 
 
+def test_load_hands_size_and_law_to_the_data_set() -> None:
+    (large,) = dl.datasets.load("miniphys", quadruplets=1, size=64)
+    assert large.a.frames.shape == (17, 64, 64, 3) and large.a.possible
+    (lawless,) = dl.datasets.load("miniphys", quadruplets=1, law="lawless")
+    assert lawless.a.frames.shape == (17, 32, 32, 3) and lawless.a.possible is None
+
+
 def test_an_unknown_data_set_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"got data set 'minphys' .* did you mean 'miniphys'"):
         dl.datasets.load("minphys")

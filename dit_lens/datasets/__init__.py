@@ -1,4 +1,4 @@
-"""Data sets by name. Each file is one data set and hands out `Quadruplet`s."""
+"""Data sets by name: each hands out `Quadruplet`s. `export` writes them in the IntPhys layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load(name: str, **options: Any) -> Sequence[Quadruplet]:
 
     Args:
         name: "miniphys".
-        **options: the data set's own; for miniphys `split`, `quadruplets`, `properties`, `seed`
+        **options: the data set's own; for miniphys `split`, `quadruplets`, `properties`, `seed`, `size`, `law`
             (see `dit_lens.datasets.miniphys.MiniPhys`).
 
     Raises:

@@ -16,14 +16,16 @@ inertia     from the left, or from the right            turns back behind the oc
 gravity     over an apex, or a bounce off the ground    keeps rising; falls through where the ground is
 solidity    a wall was seen behind, or none             passes through the wall; is thrown back by nothing
 incline     two ramps (a matched pair, not crossed)     speeds up as on the other ramp
-exchange    two go in, one order or the other           come out in the other order
+exchange    two go in, one order or the other           the second to go in comes out first
 collision   thrown back by a wall in sight first, or    turns back behind the occluder
             coming from the other side
 gate        of the colour of the gate it will pass      comes out in another colour; the gate paints it
 =========== =========================================== ===================================================
 
-The last three are lawful changes (`CHANGES`): what is seen at the end differs from what was seen at the start in
-possible clips as often as in impossible ones, so that "same or different" does not tell them apart.
+The last three are lawful changes (`CHANGES`). In collision and gate, what is seen at the end differs from what was
+seen at the start (direction, colour) in possible clips as often as in impossible ones; in exchange, what comes out
+differs from what went in last in every possible clip and in no impossible one. "Same or different" does not tell
+possible from impossible there.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ PROPERTIES = tuple(LAWFUL)
 CHANGES = ("exchange", "collision", "gate")
 EVENTS = {name: law.event for name, law in LAWFUL.items()}
 # How the halves of clips A and B hang together. "swap": as in physics, but colours turn into their complements behind
-# the occluder. "lawless": the halves are drawn independently of each other, in the same scene.
+# the occluder. "lawless": every attribute that a property is about is drawn anew for each half; the halves share the
+# scene, and with it size, speed and timing (and height, or distance from the centre, where no property varies it).
 LAWS = ("physics", "swap", "lawless")
 SPLITS = {"pretrain": 0, "train": 1, "test": 2, "unseen": 3}
 NOVELTIES = {
@@ -108,7 +111,7 @@ class Shot:
 class MiniPhys(Sequence[Quadruplet]):
     """A split of miniphys as a sequence of quadruplets, each made when it is asked for.
 
-    Item i of a split depends on (seed, split, property, i) and the law alone: a longer split begins with the shorter.
+    Scene i of a split depends on seed, split, properties, i and law alone: a longer split begins with the shorter.
 
     Args:
         split: "pretrain" (for training a DiT), "train" (for fitting probes), "test", or "unseen" (test scenes whose
@@ -118,8 +121,8 @@ class MiniPhys(Sequence[Quadruplet]):
         seed: seed of the whole world.
         size: height and width of the frames in pixels, 32 or 64.
         law: "physics"; or, for training twins, "swap" (A and B turn into their complementary colour behind the
-            occluder) or "lawless" (no half of A or B knows of the other). Labels are physics' labels only under
-            "physics"; clips of other worlds have none.
+            occluder) or "lawless" (no half of A or B knows what the other half shows). Clips of these worlds have
+            no label.
 
     Raises:
         ValueError: unknown split, property, size or law, or a negative number of quadruplets.

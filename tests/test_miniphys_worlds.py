@@ -1,0 +1,356 @@
+"""The worlds of miniphys: the same tomorrow, lawful changes, laws of the twins, unseen looks, two sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency
+
+from dit_lens.clips import Clip, Quadruplet
+from dit_lens.datasets import miniphys
+from dit_lens.datasets.miniphys import CHANGES, FRAMES, LAWFUL, PROPERTIES, SPLICE, SPLITS, MiniPhys
+from dit_lens.datasets.miniphys.scenes import (
+    COLOURS,
+    COMPLEMENTS,
+    SHAPES,
+    UNSEEN_COLOURS,
+    UNSEEN_SHAPES,
+    Cast,
+    Scene,
+    Style,
+)
+
+
+def of(prop: str, count: int = 24, split: str = "train", **options: Any) -> list[Quadruplet]:
+    return MiniPhys(split, count, [prop], **options)[:]
+
+
+def scene(clip: Clip) -> dict[str, Any]:
+    return clip.factors["scene"]
+
+
+def cast(clip: Clip) -> dict[str, Any]:
+    return clip.factors["first"]
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sensor noise."""
+    monkeypatch.setattr(miniphys, "SENSOR_NOISE", 0.0)
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures, where only the tracks are looked at."""
+    monkeypatch.setattr(miniphys, "draw_frames", no_frames)
+
+
+def no_frames(scene: Scene, wall: Any, behind: Any, before: Any, span: slice, size: int) -> np.ndarray:
+    return np.zeros((span.stop - span.start, size, size, 3))
+
+
+# Reproducibility.
+
+
+def test_items_depend_on_seed_split_and_index_alone() -> None:
+    one, again, other = (MiniPhys("test", 11, seed=seed) for seed in (0, 0, 1))
+    for q, same, different in zip(one, again, other, strict=True):
+        assert all(np.array_equal(x.frames, y.frames) for x, y in zip(q.clips, same.clips, strict=True))
+        assert q.a.factors == same.a.factors
+        assert not np.array_equal(q.a.frames, different.a.frames)
+
+
+def test_making_an_item_twice_or_out_of_order_gives_the_same_item() -> None:
+    split = MiniPhys("test", 11)
+    last = split[9].b.frames
+    _ = split[0]
+    assert np.array_equal(split[9].b.frames, last)
+    assert np.array_equal(list(split)[9].b.frames, last)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_longer_split_begins_with_the_shorter(split: str) -> None:
+    short, long = MiniPhys(split, 8)[:], MiniPhys(split, 16)[:]
+    assert [q.id for q in long][:8] == [q.id for q in short]
+    assert all(np.array_equal(x.d.frames, y.d.frames) for x, y in zip(short, long, strict=False))
+    assert len({q.id for q in long}) == 16
+
+
+def test_splits_never_share_a_scene(blind: None) -> None:
+    def scenes(split: str) -> set[str]:
+        return {json.dumps([scene(q.a), cast(q.a)]) for q in MiniPhys(split, 33)}
+
+    assert len(set.union(*map(scenes, SPLITS))) == 4 * 33
+    assert scenes("test") == scenes("test")
+
+
+def test_properties_take_turns() -> None:
+    assert [q.property for q in MiniPhys("test", 13)] == [*PROPERTIES, *PROPERTIES[:2]]
+    assert [q.property for q in MiniPhys("test", 3, ["shape", "inertia"])] == ["shape", "inertia", "shape"]
+
+
+def test_it_is_a_sequence() -> None:
+    split = MiniPhys("test", 4)
+    assert len(split) == 4 and split[-1].id == split[3].id
+    assert [q.id for q in split[1:3]] == [split[1].id, split[2].id]
+    assert not list(MiniPhys("test", 0))
+    for index in (4, -5):
+        with pytest.raises(IndexError, match=f"got quadruplet {index} · expected below 4"):
+            _ = split[index]
+
+
+def state(quadruplets: list[Quadruplet]) -> str:
+    """Digest of who moves where, in thousandths of a pixel."""
+    digest = hashlib.sha256()
+    for clip in (clip for q in quadruplets for clip in q.clips):
+        for track in clip.tracks:
+            digest.update(np.round(1000 * np.nan_to_num(track.position, nan=-1e3)).astype(np.int64).tobytes())
+            digest.update(" ".join([*track.shape, *track.colour]).encode() + track.hidden.tobytes())
+        who = {name: round(value, 3) if isinstance(value, float) else value for name, value in cast(clip).items()}
+        digest.update(json.dumps(who, sort_keys=True).encode())
+    return digest.hexdigest()[:12]
+
+
+def quarters(clip: Clip) -> np.ndarray:
+    """Mean grey of the four quarters of frames 3 and 14, (2, 4)."""
+    return clip.frames[[3, 14]].reshape(2, 2, 16, 2, 16, 3).mean(axis=(2, 4, 5)).reshape(2, 4)
+
+
+# A change of these is a change of the world: whatever was trained or measured on it is to be made anew.
+STATES = {
+    "permanence": "1b7c0d3e3096",
+    "shape": "16ad0e16f1e6",
+    "colour": "dfdeb38d44b1",
+    "continuity": "a538d5503053",
+    "inertia": "1f1858fb1fa3",
+    "gravity": "992fd65b294e",
+    "solidity": "f8e12a2b9aeb",
+    "incline": "90b38a46ca4c",
+    "exchange": "86a155f4aaf8",
+    "collision": "124b2ce48e5b",
+    "gate": "0dbf78cf3cc6",
+}
+QUARTERS = {
+    "permanence": [100.4, 106.9, 98.2, 103.7, 127.5, 137.3, 129.6, 136.9],
+    "shape": [128.5, 129.0, 111.9, 114.5, 128.7, 131.0, 128.4, 130.8],
+    "colour": [112.5, 110.8, 108.5, 107.9, 109.4, 111.1, 107.5, 107.8],
+    "continuity": [111.9, 114.6, 110.3, 114.4, 115.9, 114.4, 110.2, 113.2],
+    "inertia": [116.9, 110.7, 115.1, 112.7, 113.5, 110.5, 114.8, 113.1],
+    "gravity": [110.9, 111.8, 107.2, 109.6, 110.9, 112.1, 108.5, 109.2],
+    "solidity": [105.3, 105.4, 104.2, 104.9, 105.4, 101.7, 104.5, 104.9],
+    "incline": [104.9, 108.6, 95.1, 105.8, 105.1, 108.4, 94.9, 101.7],
+    "exchange": [111.1, 110.2, 106.1, 108.7, 109.8, 110.0, 106.1, 108.7],
+    "collision": [104.4, 103.8, 99.3, 102.4, 104.6, 104.1, 98.8, 100.9],
+    "gate": [113.2, 100.2, 111.5, 97.4, 111.2, 100.2, 111.4, 97.7],
+}
+
+
+@pytest.mark.parametrize("prop", PROPERTIES)
+def test_the_world_is_the_one_that_the_bundled_models_were_trained_and_measured_on(prop: str) -> None:
+    quadruplets = of(prop, 4, "test")
+    assert state(quadruplets) == STATES[prop]
+    assert np.abs(quarters(quadruplets[0].c) - np.reshape(QUARTERS[prop], (2, 4))).max() < 1
+    assert state(of(prop, 4, "train")) != STATES[prop]
+    assert np.abs(quarters(quadruplets[1].c) - np.reshape(QUARTERS[prop], (2, 4))).max() > 1
+
+
+# Errors.
+
+
+def test_an_unknown_split_is_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got miniphys split 'tests' .* did you mean 'test'"):
+        MiniPhys("tests")
+
+
+def test_an_unknown_property_is_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got miniphys property 'color' .* did you mean 'colour'"):
+        MiniPhys("test", properties=["shape", "color"])
+
+
+def test_an_unknown_law_is_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got miniphys law 'lawles' .* did you mean 'lawless'"):
+        MiniPhys("test", law="lawles")
+
+
+@pytest.mark.parametrize(("quadruplets", "properties"), [(-1, PROPERTIES), (3, ())])
+def test_a_negative_size_or_no_property_is_refused(quadruplets: int, properties: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"got {quadruplets} quadruplets of {len(properties)} properties"):
+        MiniPhys("test", quadruplets, properties)
+
+
+def test_a_size_that_was_never_drawn_is_refused() -> None:
+    with pytest.raises(ValueError, match="got frames of 48 pixels · expected 32 or 64"):
+        MiniPhys("test", 3, size=48)
+
+
+# Lawful changes: "same or different" does not tell possible from impossible.
+
+
+def first_and_last(clip: Clip) -> tuple[Any, Any]:
+    """What is seen of the object that matters at the start and at the end: its colour, or which way it goes."""
+    track = clip.tracks[0]
+    seen = np.sign(track.velocity[:, 0]) if clip.property == "collision" else track.colour
+    return seen[0], seen[-1]
+
+
+def agreement(prop: str) -> tuple[float, float]:
+    """How often possible and how often impossible clips end as they began."""
+    same = {True: [], False: []}
+    for clip in (clip for q in of(prop, 16) for clip in q.clips):
+        one, other = first_and_last(clip)
+        same[bool(clip.possible)].append(one == other)
+    return float(np.mean(same[True])), float(np.mean(same[False]))
+
+
+@pytest.mark.parametrize("prop", ["collision", "gate"])
+def test_a_lawful_change_is_as_frequent_as_an_unlawful_one(prop: str, blind: None) -> None:
+    assert prop in CHANGES
+    assert agreement(prop) == (0.5, 0.5)
+
+
+def test_where_nothing_lawful_changes_sameness_is_the_answer(blind: None) -> None:
+    assert agreement("colour") == (1.0, 0.0)
+
+
+def test_in_an_exchange_what_comes_out_next_looks_the_same_only_where_it_should_not(blind: None) -> None:
+    for q in of("exchange", 16):
+        for clip in q.clips:
+            leader, follower = clip.tracks[:2]
+            same = follower.colour[SPLICE - 1] == leader.colour[SPLICE]  # last to go in, first to come out
+            assert same == (not clip.possible)
+
+
+# The twins' worlds.
+
+
+def drawn(prop: str, stage: str, law: str, count: int = 200) -> list[tuple[Cast, Cast]]:
+    """The casts of both halves of A and of B, without frames."""
+    streams = map(np.random.default_rng, range(count))
+    made = (miniphys._scenes_and_casts(stage, prop, law, Style(), rng) for rng in streams)
+    return [halves for _, casts in made for halves in casts]
+
+
+def dependence(pairs: list[tuple[str, str]]) -> float:
+    """p value of the hypothesis that the two are independent."""
+    names = sorted({name for pair in pairs for name in pair})
+    table = np.zeros((len(names), len(names)))
+    for one, other in pairs:
+        table[names.index(one), names.index(other)] += 1
+    result: Any = chi2_contingency(table)
+    return result.pvalue
+
+
+ATTRIBUTES = [
+    ("permanence", "passing", "present"), ("permanence", "resting", "present"), ("shape", "passing", "shape"),
+    ("colour", "passing", "colour"), ("continuity", "resting", "place"), ("inertia", "passing", "direction"),
+    ("gravity", "thrown", "arc"), ("solidity", "blocked", "blocked"), ("collision", "turning", "direction"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prop", "stage", "attribute"), ATTRIBUTES)
+def test_without_law_the_halves_know_nothing_of_each_other(prop: str, stage: str, attribute: str) -> None:
+    def halves(law: str) -> list[tuple[str, str]]:
+        pairs = ([getattr(half, attribute) for half in halves] for halves in drawn(prop, stage, law))
+        if attribute == "place":  # to the left or to the right
+            pairs = (np.sign(pair) for pair in pairs)
+        return [(str(one), str(other)) for one, other in pairs]
+
+    assert dependence(halves("lawless")) > 1e-3
+    assert dependence(halves("physics")) < 1e-30
+
+
+@pytest.mark.parametrize(("prop", "stage"), [("exchange", "queueing"), ("gate", "painting")])
+def test_without_law_half_of_the_pairs_of_colours_change_places(prop: str, stage: str) -> None:
+    same = [one.colour == other.colour for one, other in drawn(prop, stage, "lawless")]
+    assert abs(np.mean(same) - 0.5) < 0.1
+    assert all(one.colour == other.colour for one, other in drawn(prop, stage, "physics", 30))
+
+
+def test_without_law_heights_and_slopes_are_drawn_anew() -> None:
+    heights = np.array([[half.height for half in halves] for halves in drawn("continuity", "passing", "lawless")])
+    assert abs(np.corrcoef(heights.T)[0, 1]) < 0.2
+    slopes = [(str(abs(one.slope)), str(abs(two.slope))) for one, two in drawn("incline", "sliding", "lawless")]
+    assert dependence(slopes) > 1e-3
+
+
+@pytest.mark.parametrize("prop", PROPERTIES)
+def test_swap_changes_colours_into_their_complements_behind_the_occluder_and_nothing_else(prop: str) -> None:
+    for q, lawful in zip(of(prop, 2, law="swap"), of(prop, 2), strict=True):
+        assert np.array_equal(q.a.frames[:SPLICE], lawful.a.frames[:SPLICE])
+        assert not np.array_equal(q.a.frames[SPLICE:], lawful.a.frames[SPLICE:])
+        one, other = cast(q.a), q.a.factors["second"]
+        assert {name for name in one if one[name] != other[name]} <= {"colour", "follower"}
+        assert other["colour"] == COMPLEMENTS[one["colour"]]
+        assert one["follower"] is None or other["follower"] == COMPLEMENTS[one["follower"]]
+
+
+@pytest.mark.parametrize(("law", "labels"), [("physics", {True, False}), ("swap", {None}), ("lawless", {None})])
+def test_only_physics_has_labels(law: str, labels: set[bool | None]) -> None:
+    quadruplets = MiniPhys("pretrain", len(PROPERTIES), law=law)[:]
+    assert {clip.possible for q in quadruplets for clip in q.clips} == labels
+    assert {clip.factors["law"] for q in quadruplets for clip in q.clips} == {law}
+    for q in (q for q in quadruplets if q.crossed):
+        a, b, c, d = (clip.frames.astype(int) for clip in q.clips)
+        assert not (a + b - c - d).any()
+
+
+# Unseen looks.
+
+
+def looks(q: Quadruplet) -> tuple[set[str], set[str], bool]:
+    tracks = [track for clip in q.clips for track in clip.tracks]
+    shapes = {str(name) for track in tracks for name in track.shape} - {""}
+    colours = {str(name) for track in tracks for name in track.colour} - {""}
+    return shapes, colours, scene(q.a)["hanging"]
+
+
+def test_unseen_shapes_colours_and_layouts_come_in_turn(blind: None) -> None:
+    quadruplets = MiniPhys("unseen", 6 * len(PROPERTIES))[:]
+    for i, q in enumerate(quadruplets):
+        novelty = ("shape", "colour", "layout")[i // len(PROPERTIES) % 3]
+        assert q.id.endswith(f"{q.property}-{novelty}")
+        shapes, colours, hanging = looks(q)
+        assert shapes <= set(UNSEEN_SHAPES if novelty == "shape" else SHAPES)
+        assert colours <= set(UNSEEN_COLOURS if novelty == "colour" else COLOURS)
+        assert hanging == (novelty == "layout")
+
+
+@pytest.mark.parametrize("split", ["pretrain", "train", "test"])
+def test_no_other_split_shows_them(split: str, blind: None) -> None:
+    seen = [looks(q) for q in MiniPhys(split, 6 * len(PROPERTIES))]
+    assert set.union(*(shapes for shapes, _, _ in seen)) == set(SHAPES)
+    assert set.union(*(colours for _, colours, _ in seen)) == set(COLOURS)
+    assert not any(hanging for _, _, hanging in seen)
+
+
+# Distractors and sizes.
+
+
+def test_distractors_are_the_same_in_all_four_clips_and_never_hidden(blind: None) -> None:
+    counts = []
+    for q in (q for prop in PROPERTIES for q in of(prop, 8)):
+        distractors = scene(q.a)["distractors"]
+        counts.append(len(distractors))
+        own = [clip.tracks[len(clip.tracks) - len(distractors) :] for clip in q.clips]
+        for drawn_as, *tracks in zip(distractors, *own, strict=True):
+            assert set(tracks[0].colour) == {drawn_as["colour"]} and not tracks[0].hidden.any()
+            assert np.allclose(tracks[0].position[0], drawn_as["start"])
+            assert all(np.array_equal(track.position, tracks[0].position) for track in tracks)
+    assert set(counts) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("prop", PROPERTIES)
+def test_both_sizes_show_one_world(prop: str, silent: None) -> None:
+    for small, large in zip(of(prop, 2, "test"), of(prop, 2, "test", size=64), strict=True):
+        for one, other in zip(small.clips, large.clips, strict=True):
+            assert other.frames.shape == (FRAMES, 64, 64, 3)
+            for track, same in zip(one.tracks, other.tracks, strict=True):
+                assert np.array_equal(track.position, same.position, equal_nan=True)
+            pooled = other.frames.reshape(FRAMES, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+            assert np.abs(pooled - one.frames).mean() < 0.6
+            assert np.abs(pooled - np.roll(one.frames, 1, axis=2)).mean() > 1.2
+    assert small.id == large.id and LAWFUL[prop].event == small.event
