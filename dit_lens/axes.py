@@ -1,7 +1,8 @@
 """Axis letters and the token grid.
 
 Letters, in type hints and einops patterns only: `b` clip, `F H W` pixels, `c f h w` latent, `n` video tokens
-(= f*h*w of the grid), `m` text tokens, `k` head, `e` head width, `d` model width, `s` step, `l` block.
+(= f*h*w of the grid), `m` text tokens, `a` audio tokens, `k` head, `e` head width, `d` model width, `s` step,
+`l` block.
 """
 
 from __future__ import annotations

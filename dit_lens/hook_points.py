@@ -16,7 +16,9 @@ from torch import Tensor
 from dit_lens.axes import TokenGrid
 from dit_lens.choices import nearest
 
-Port = Literal["inputs", "input", "output", "local", "processor", "attention_inputs", "attention_output"]
+Port = Literal[
+    "inputs", "input", "output", "local", "processor", "processor_local", "attention_inputs", "attention_output"
+]
 NamesFilter = str | Iterable[str] | Callable[[str], bool]
 
 
@@ -26,7 +28,8 @@ class Site:
 
     `port` is the module's "inputs" (args, kwargs), first "input" or "output"; a "local" variable of its forward, named
     by `label`; or, of an attention module, the call that mixes values inside its processor: "attention_inputs"
-    (args, kwargs) and "attention_output". Who asks for one of these two asks for the "processor" first.
+    (args, kwargs) and "attention_output", and a variable or call there: "processor_local", named by `label`. Who asks
+    for one of these three asks for the "processor" first.
     """
 
     path: str

@@ -24,6 +24,9 @@ from dit_lens.tracing import Prefix, TracedModel
 
 Reduce = Callable[[Tensor], Tensor]
 Functions = Mapping[str, Sequence[HookFunction]]
+VELOCITY = "hook_velocity"
+SHARED = ("padding_mask",)  # of batch 1 for any number of clips (Cosmos)
+ROUNDED = 0.002  # how far a scheduler's rounding takes the level of a timestep from its own
 
 
 @dataclass(frozen=True)
@@ -139,33 +142,40 @@ class HookedTransformer:
         self, evaluation: Evaluation, functions: Functions, request: Request
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The same with the given hook functions in the place of the active ones."""
-        output, kept = self._hooked(evaluation, functions, request)
-        return None if output is None else self.family.velocity(evaluation.inputs, output), kept
+        _, velocity, kept = self._hooked(evaluation, functions, request)
+        return velocity, kept
 
     def _hooked(
         self, evaluation: Evaluation, functions: Functions, request: Request
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """What the transformer itself puts out (None where it was stopped), and kept activations."""
+    ) -> tuple[Any, Tensor | None, dict[str, Tensor]]:
+        """What the transformer itself puts out, its velocity (None both where it was stopped), and kept activations."""
         keep = {point.name for point in self.table.select(request.names, self.name)}
-        wanted = {*keep, *functions, *([request.stop_at] if request.stop_at else [])}
+        wanted = {*keep, *functions, request.stop_at or VELOCITY}
+        passed_over = getattr(self.family, "passed_over", None)
         points = self.table.select(sorted(wanted), self.name)
+        if passed_over:
+            points = [p for p in points if not passed_over(self.transformer, evaluation.inputs, p.name)]
         if request.stop_at and points[-1].name != request.stop_at:
             raise ValueError(
                 f"got stop_at={request.stop_at!r} before {points[-1].name}"
                 " · expected it behind all hooks and kept points"
             )
-        grid, kept = self.grid(evaluation), {}
+        grid, kept, stop = self.grid(evaluation), {}, request.stop_at is not None
+        velocity: Tensor | None = None
 
         def visit(point: HookPoint, value: Tensor) -> Tensor:
+            nonlocal velocity
             hook = Hook(point.name, point.axes, grid, evaluation.step, evaluation.sigma)
             for function in functions.get(point.name, ()):
                 value = _called(function, value, hook, point)
             if point.name in keep:
                 kept[point.name] = value if request.reduce is None else request.reduce(value)
+            if point.name == VELOCITY and not stop:
+                velocity = value  # of the latent that the model was fed, which a hook may have edited
             return value
 
-        stop = request.stop_at is not None
-        return self.traced.run(evaluation.inputs, points, visit, request.prefix, stop), kept
+        output = self.traced.run(evaluation.inputs, points, visit, request.prefix, stop)
+        return output, velocity, kept
 
     @contextmanager
     def hooks(
@@ -234,8 +244,9 @@ class HookedTransformer:
             functions = self._functions(evaluation)
             if not functions:
                 return forward(*args, **kwargs)
-            output, _ = self._hooked(evaluation, functions, Request())
-            return output if wants_tuple else Transformer2DModelOutput(sample=output[0])
+            output, _, _ = self._hooked(evaluation, functions, Request())
+            put_out = getattr(self.family, "OUTPUT", Transformer2DModelOutput)
+            return output if wants_tuple else put_out(*output)
 
         if len(self._active) > 1:
             yield
@@ -251,16 +262,30 @@ class HookedTransformer:
         sigma = float(self.family.to_sigma(timestep).max())
         if scheduler is None:
             return None, sigma
-        index = (scheduler.timesteps == float(timestep.max())).nonzero().flatten().tolist()
-        if not index:
+        fed = timestep.max().cpu()
+        # A pipeline may feed its timesteps rounded to the model's dtype, where two of them can be one.
+        places = (scheduler.timesteps.cpu().to(fed.dtype) == fed).nonzero().flatten().tolist()
+        if not places:
             return None, sigma
-        return len(scheduler.timesteps) - index[0], float(scheduler.sigmas[index[0]])
+        step: Any = getattr(scheduler, "step_index", None)  # not every scheduler counts
+        index = step if step in places else places[0]
+        own = getattr(scheduler, "sigmas", None)
+        if own is not None and self._same_levels(own, scheduler.timesteps):
+            sigma = float(own[index])
+        return len(scheduler.timesteps) - index, sigma
+
+    def _same_levels(self, sigmas: Tensor, timesteps: Tensor) -> bool:
+        """Whether a scheduler counts noise as we do, but for timesteps that it rounds; Mochi's and EDM's do not."""
+        told = self.family.to_sigma(timesteps.float()).cpu()
+        return bool((sigmas[: len(told)].cpu() - told).abs().max() < ROUNDED)
 
 
 def repeat(evaluation: Evaluation, copies: int) -> Evaluation:
-    """The evaluation of that many copies of its clips."""
+    """The evaluation of that many copies of its clips; what serves all clips at once stays as it is."""
     tensors = {
-        name: value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value
+        name: value.repeat(copies, *[1] * (value.ndim - 1))
+        if isinstance(value, Tensor) and name not in SHARED
+        else value
         for name, value in evaluation.inputs.items()
     }
     return replace(evaluation, inputs=tensors)

@@ -109,7 +109,7 @@ class TracedModel:
         return [*sites[:cut], *(Skip(path, prefix.stream) for path in prefix.paths), *sites[cut:]]
 
     def _serve(self, site: Site, points: list[HookPoint], values: dict[Site, Any], visit: Visit) -> Any:
-        raw = self._get(site, values)
+        raw = found = self._get(site, values)
         changed = False
         for point in points:
             known = [values[s] for s in point.sites[:-1]]
@@ -118,6 +118,7 @@ class TracedModel:
             if new is not old and point.write is not None:
                 raw, changed = point.write(new, old, *known, raw), True
         if changed:
+            raw = in_layout(raw, found)
             self._set(site, raw, values)
         return raw
 
@@ -142,10 +143,25 @@ class TracedModel:
                 return getattr(module.source, site.label), "output"
             case "processor":
                 return module.source.self_processor_0, "source"
+            case "processor_local":
+                return getattr(values[Site(site.path, "processor")], site.label), "output"
             case "attention_inputs" | "attention_output":
                 inside = values[Site(site.path, "processor")]
                 return getattr(inside, mixing_call(inside.names)), site.port.removeprefix("attention_")
         return module, site.port
+
+
+def in_layout(new: Any, old: Any) -> Any:
+    """A value laid out in memory as the one whose place it takes: layout chooses kernels, which differ by rounding."""
+    if isinstance(old, Mapping):
+        return {name: in_layout(value, old.get(name)) for name, value in new.items()}
+    if isinstance(old, tuple):
+        return tuple(in_layout(one, other) for one, other in zip(new, old, strict=True))
+    if not isinstance(old, Tensor) or new is old or (new.shape, new.stride()) == (old.shape, old.stride()):
+        return new
+    if new.shape != old.shape or 0 in old.stride():
+        return new  # of another shape, or expanded: memory that several places share cannot hold what differs
+    return new.new_empty_strided(old.shape, old.stride()).copy_(new)
 
 
 def mixing_call(names: Iterable[str]) -> str:

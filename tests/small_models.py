@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import (
+    AllegroTransformer3DModel,
+    CogVideoXTransformer3DModel,
+    CosmosTransformer3DModel,
+    HunyuanVideo15Transformer3DModel,
+    HunyuanVideoTransformer3DModel,
+    LTX2VideoTransformer3DModel,
+    LTXVideoTransformer3DModel,
+    MochiTransformer3DModel,
+    WanTransformer3DModel,
+)
 from torch import nn
 
 
@@ -17,8 +27,114 @@ def wan() -> nn.Module:
     )  # fmt: skip
 
 
+def ltx() -> nn.Module:
+    return LTXVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, cross_attention_dim=20,
+        num_layers=3, caption_channels=16,
+    )  # fmt: skip
+
+
+def hunyuan() -> nn.Module:
+    return HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1, num_single_layers=2,
+        num_refiner_layers=1, mlp_ratio=2.0, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
+    )  # fmt: skip
+
+
+def hunyuan15() -> nn.Module:
+    return HunyuanVideo15Transformer3DModel(
+        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=3,
+        num_refiner_layers=1, mlp_ratio=2.0, text_embed_dim=16, text_embed_2_dim=8, image_embed_dim=6,
+        rope_axes_dim=(4, 4, 4),
+    )  # fmt: skip
+
+
+def ltx2(**options: Any) -> nn.Module:
+    return LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, cross_attention_dim=20,
+        audio_in_channels=6, audio_out_channels=6, audio_num_attention_heads=2, audio_attention_head_dim=8,
+        audio_cross_attention_dim=16, num_layers=2, caption_channels=12, **{"rope_type": "split", **options},
+    )  # fmt: skip
+
+
+def ltx2_gated() -> nn.Module:
+    """As LTX-2.3: gated heads, modulated text cross-attention, text projected outside."""
+    return ltx2(
+        gated_attn=True, audio_gated_attn=True, cross_attn_mod=True, audio_cross_attn_mod=True,
+        use_prompt_embeddings=False, perturbed_attn=True,
+    )  # fmt: skip
+
+
+def cogvideox(**config: Any) -> nn.Module:
+    return CogVideoXTransformer3DModel(**{
+        "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 8,
+        "text_embed_dim": 12, "num_layers": 3, "sample_width": 8, "sample_height": 8, "sample_frames": 5,
+        "max_text_seq_length": 3, "use_rotary_positional_embeddings": True, **config,
+    })  # fmt: skip
+
+
+def cogvideox_2b() -> nn.Module:
+    return cogvideox(use_rotary_positional_embeddings=False)
+
+
+def cogvideox_i2v() -> nn.Module:
+    return cogvideox(in_channels=8, use_learned_positional_embeddings=True)
+
+
+def cogvideox_15_i2v() -> nn.Module:
+    return cogvideox(in_channels=8, patch_size_t=2, ofs_embed_dim=8, patch_bias=False)
+
+
+def mochi() -> nn.Module:
+    return MochiTransformer3DModel(
+        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=3, pooled_projection_dim=12,
+        in_channels=4, text_embed_dim=16, time_embed_dim=16, max_sequence_length=5,
+    )  # fmt: skip
+
+
+def allegro() -> nn.Module:
+    return AllegroTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, cross_attention_dim=24, num_layers=3, caption_channels=16,
+    )  # fmt: skip
+
+
+def cosmos(**config: Any) -> nn.Module:
+    """As Predict 2, which is told which frames are given."""
+    return CosmosTransformer3DModel(**{
+        "in_channels": 5, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 3,
+        "mlp_ratio": 2.0, "text_embed_dim": 16, "adaln_lora_dim": 4, "max_size": (4, 32, 32),
+        "concat_padding_mask": False, "extra_pos_embed_type": None, **config,
+    })  # fmt: skip
+
+
+def cosmos_1() -> nn.Module:
+    return cosmos(in_channels=4, extra_pos_embed_type="learnable")
+
+
+def cosmos_25() -> nn.Module:
+    """As Predict 2.5, and as Transfer 2.5 with its image branch."""
+    return cosmos(
+        use_crossattn_projection=True, crossattn_proj_in_channels=20, encoder_hidden_states_channels=16,
+        img_context_dim_in=8, img_context_dim_out=24,
+    )  # fmt: skip
+
+
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "wan": wan,
+    "mochi": mochi,
+    "cosmos": cosmos,
+    "cosmos_1": cosmos_1,
+    "cosmos_25": cosmos_25,
+    "ltx": ltx,
+    "ltx2": ltx2,
+    "ltx2_gated": ltx2_gated,
+    "hunyuan": hunyuan,
+    "hunyuan15": hunyuan15,
+    "cogvideox": cogvideox,
+    "cogvideox_2b": cogvideox_2b,
+    "cogvideox_i2v": cogvideox_i2v,
+    "cogvideox_15_i2v": cogvideox_15_i2v,
+    "allegro": allegro,
 }
 
 

@@ -2,11 +2,15 @@
 
 A family is a module with
 
-- `NAME`, `TRANSFORMER` (the diffusers class), `CONDITIONING` (names of what it is told beside latent and time);
+- `NAME`, `TRANSFORMER` (the diffusers class), `CONDITIONING` (names of what it is told beside latent and time), and
+  `OPTIONAL` where some of these have a default;
 - `check_pipeline`, `encode_prompt`, `encode`, `decode`: what its pipeline does around the transformer;
 - `to_timestep`, `to_sigma`, `velocity`: its conventions of time and output, as sigma and noise - data;
 - `example`, `inputs`, `input_dtype`, `grid`: how the transformer is called;
-- `hook_table`: how its modules spell the vocabulary.
+- `hook_table`: how its modules spell the vocabulary;
+- `of`, where its conventions differ from model to model: the family as one transformer has it;
+- where its pipeline's calls need it, `OUTPUT` (the class of what one puts out) and `passed_over` (does one leave a
+  hook point out?).
 """
 
 from __future__ import annotations
@@ -15,9 +19,17 @@ from types import ModuleType
 
 from torch import nn
 
+import dit_lens.families.allegro as allegro
+import dit_lens.families.cogvideox as cogvideox
+import dit_lens.families.cosmos as cosmos
+import dit_lens.families.hunyuan as hunyuan
+import dit_lens.families.hunyuan15 as hunyuan15
+import dit_lens.families.ltx as ltx
+import dit_lens.families.ltx2 as ltx2
+import dit_lens.families.mochi as mochi
 import dit_lens.families.wan as wan
 
-FAMILIES: tuple[ModuleType, ...] = (wan,)
+FAMILIES: tuple[ModuleType, ...] = (wan, ltx, ltx2, hunyuan, hunyuan15, cogvideox, mochi, cosmos, allegro)
 
 
 def find(transformer: nn.Module) -> ModuleType:
@@ -28,7 +40,7 @@ def find(transformer: nn.Module) -> ModuleType:
     """
     for family in FAMILIES:
         if isinstance(transformer, family.TRANSFORMER):
-            return family
+            return family.of(transformer) if hasattr(family, "of") else family
     known = ", ".join(f"{family.TRANSFORMER.__name__} ({family.NAME})" for family in FAMILIES)
     raise TypeError(
         f"got a {type(transformer).__name__} · expected one of {known}"

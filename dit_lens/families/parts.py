@@ -7,7 +7,7 @@ value plus f(edited) - f(read), so that an identity edit changes no bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dit_lens.hook_points import HookPoint, Site
 
-Gate = Callable[..., Tensor]
+Operands = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,17 @@ def tokens(of: Callable[[Tensor], slice], inside: Part = WHOLE, axis: int = 1) -
     return Part(get, put)
 
 
+def section(first: int, behind: int, inside: Part = WHOLE, axis: int = -1) -> Part:
+    """A stretch of one axis, from `first` up to `behind`."""
+
+    def put(new: Tensor, raw: Any) -> Any:
+        whole = inside.get(raw).clone()
+        whole.narrow(axis, first, behind - first).copy_(new)
+        return inside.put(whole, raw)
+
+    return Part(lambda raw: inside.get(raw).narrow(axis, first, behind - first), put)
+
+
 def split_heads(heads: int, inside: Part = WHOLE) -> Part:
     """A width of heads x e as two axes."""
     return Part(
@@ -87,14 +98,50 @@ def heads_first(inside: Part = WHOLE) -> Part:
     )
 
 
-def point(name: str, axes: str, site: Site, part: Part = WHOLE) -> HookPoint:
-    """A value at one site."""
-    return HookPoint(name, axes, (site,), part.get, lambda new, old, raw: part.put(new, raw))
+def point(name: str, axes: str, site: Site, part: Part = WHOLE, before: Sequence[Site] = ()) -> HookPoint:
+    """A value at one site; `before` are sites that have to be asked for first, such as an attention's processor."""
+
+    def write(new: Tensor, old: Tensor, *values: Any) -> Any:
+        return part.put(new, values[-1])
+
+    return HookPoint(name, axes, (*before, site), lambda *values: part.get(values[-1]), write)
 
 
 def read_only(name: str, axes: str, sites: Sequence[Site], read: Callable[..., Tensor]) -> HookPoint:
     """A value that can be looked at but not replaced."""
     return HookPoint(name, axes, tuple(sites), read, None)
+
+
+def among(whole: HookPoint, told: Site, of: Callable[[Any], slice], letter: str, axis: int = 1) -> HookPoint:
+    """A point at some of its tokens only, where text and video share a sequence.
+
+    Args:
+        whole: the point over the whole sequence.
+        told: a site before it, whose value tells where they lie.
+        of: that value -> which tokens.
+        letter: theirs, "n" (video) or "m" (text).
+        axis: of the tokens.
+    """
+
+    def chosen(known: Any) -> tuple[slice, ...]:
+        return (*(slice(None),) * axis, of(known))
+
+    def write(new: Tensor, old: Tensor, known: Any, *values: Any) -> Any:
+        before = whole.read(*values)
+        after = before.clone()
+        after[chosen(known)] = new
+        assert whole.write is not None
+        return whole.write(after, before, *values)
+
+    axes = whole.axes.split()
+    axes[axis] = letter
+    return replace(
+        whole,
+        axes=" ".join(axes),
+        sites=(told, *whole.sites),
+        read=lambda known, *values: whole.read(*values)[chosen(known)],
+        write=write if whole.write else None,
+    )
 
 
 def added(
@@ -163,51 +210,64 @@ class Attention:
 
 def rotated(attention: Attention) -> list[HookPoint]:
     """`hook_rot_q` and `hook_rot_k`: queries and keys as they meet in the mixing call, rotary included."""
-    spelled = (("rot_q", "query", 0, attention.queries), ("rot_k", "key", 1, attention.keys))
-    points = []
-    for name, operand, position, token in spelled:
-        part = attention.operand(operand, position)
-        points.append(
-            HookPoint(
-                f"{attention.name}.hook_{name}",
-                f"b {token} k e",
-                (attention.processor, attention.call),
-                lambda inside, call, part=part: part.get(call),
-                lambda new, old, inside, call, part=part: part.put(new, call),
-            )
-        )
-    return points
+    home, call, before = f"{attention.name}.hook", attention.call, (attention.processor,)
+    q, k = attention.operand("query", 0), attention.operand("key", 1)
+    return [
+        point(f"{home}_rot_q", f"b {attention.queries} k e", call, q, before),
+        point(f"{home}_rot_k", f"b {attention.keys} k e", call, k, before),
+    ]
 
 
 def pattern(attention: Attention) -> HookPoint:
     """`hook_pattern`: softmax(rot_q rot_k^T / sqrt(e) + mask), b k queries keys; written as a difference of z."""
-    query, key, value = (attention.operand(n, i) for i, n in enumerate(("query", "key", "value")))
-    out = attention.inside(WHOLE)
-
-    def read(inside: Any, call: tuple, mixed: Any) -> Tensor:
-        q, k = query.get(call).float(), key.get(call).float()
-        logits = einsum(q, k, "b n k e, b m k e -> b k n m") / q.shape[-1] ** 0.5
-        return masked(logits, call[1].get("attn_mask")).softmax(-1)
-
-    def write(new: Tensor, old: Tensor, inside: Any, call: tuple, mixed: Any) -> Any:
-        z, v = out.get(mixed), value.get(call).float()
-        change = einsum(new - old, v, "b k n m, b m k e -> b n k e")
-        return out.put((z.float() + change).type_as(z), mixed)
-
-    axes = f"b k {attention.queries} {attention.keys if attention.keys != attention.queries else attention.keys + '2'}"
+    axes = f"b k {attention.queries} {attention.keys + '2' * (attention.keys == attention.queries)}"
     sites = (attention.processor, attention.call, attention.mixed)
-    return HookPoint(f"{attention.name}.hook_pattern", axes, sites, read, write, on_demand=True)
+    return mixing(f"{attention.name}.hook_pattern", axes, sites, _operands(attention), attention.inside(WHOLE))
 
 
 def pattern_law(attention: Attention) -> HookPoint:
     """softmax(rot_q rot_k^T / sqrt(e) + mask) v against the mixing call's own output."""
-    spelled, value = pattern(attention), attention.operand("value", 2)
+    return mixing_law(pattern(attention), _operands(attention), attention.inside(WHOLE))
 
-    def both(inside: Any, call: tuple, mixed: Any) -> Tensor:
-        z = einsum(spelled.read(inside, call, mixed), value.get(call).float(), "b k n m, b m k e -> b n k e")
-        return torch.stack([z, attention.inside(WHOLE).get(mixed).float()])
 
-    return read_only(f"{attention.name}: softmax(q k) v = z", "", spelled.sites, both)
+def _operands(attention: Attention) -> Operands:
+    """Queries, keys, values and mask as the mixing call is given them."""
+    q, k, v = (attention.operand(name, position) for position, name in enumerate(("query", "key", "value")))
+    return lambda inside, call: (q.get(call), k.get(call), v.get(call), call[1].get("attn_mask"))
+
+
+def mixing(name: str, axes: str, sites: Sequence[Site], operands: Operands, z: Part = WHOLE) -> HookPoint:
+    """A pattern softmax(q k^T / sqrt(e) + mask), wherever its operands are found; written as a difference of z.
+
+    Args:
+        sites: what `operands` needs, in forward order, and last where z is.
+        operands: values at the sites but the last -> q (b n k e), k and v (b m k e), mask or None.
+        z: which part of the value at the last site is z, as (b, n, k, e).
+    """
+
+    def read(*values: Any) -> Tensor:
+        q, k, _, mask = operands(*values[:-1])
+        logits = einsum(q.float(), k.float(), "b n k e, b m k e -> b k n m") / q.shape[-1] ** 0.5
+        return attended(masked(logits, mask))
+
+    def write(new: Tensor, old: Tensor, *values: Any) -> Any:
+        mixed, v = z.get(values[-1]), operands(*values[:-1])[2].float()
+        change = einsum(new - old, v, "b k n m, b m k e -> b n k e")
+        return z.put((mixed.float() + change).type_as(mixed), values[-1])
+
+    return HookPoint(name, axes, tuple(sites), read, write, on_demand=True)
+
+
+def mixing_law(spelled: HookPoint, operands: Operands, z: Part = WHOLE) -> HookPoint:
+    """The pattern times v against z, for a point that `mixing` made."""
+
+    def both(*values: Any) -> Tensor:
+        v = operands(*values[:-1])[2].float()
+        own = einsum(spelled.read(*values), v, "b k n m, b m k e -> b n k e")
+        return torch.stack([own, z.get(values[-1]).float()])
+
+    name = spelled.name.removesuffix(".hook_pattern")
+    return read_only(f"{name}: softmax(q k) v = z", "", spelled.sites, both)
 
 
 def result_law(name: str, z: Site, out: Site, projection: nn.Linear, heads: int) -> HookPoint:
@@ -230,21 +290,28 @@ def masked(logits: Float[Tensor, "b k n m"], mask: Tensor | None) -> Float[Tenso
     return logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
 
 
+def attended(logits: Float[Tensor, "b k n m"]) -> Float[Tensor, "b k n m"]:
+    """Softmax over keys; a row that may attend to nothing is 0, as `scaled_dot_product_attention` has it."""
+    idle = logits.isneginf().all(-1, keepdim=True)
+    return logits.masked_fill(idle, 0).softmax(-1).masked_fill(idle, 0)
+
+
+def by_head(z: Float[Tensor, "b n ke"], weight: Float[Tensor, "d ke"], heads: int) -> Float[Tensor, "b n k d"]:
+    """What each head writes: its slice of the output projection, applied to its mix."""
+    slices = rearrange(weight, "d (k e) -> k e d", k=heads)
+    return einsum(rearrange(z, "b n (k e) -> b n k e", k=heads), slices.to(z), "b n k e, k e d -> b n k d")
+
+
 def results(name: str, z: Site, out: Site, projection: nn.Linear, heads: int, token: str = "n") -> list[HookPoint]:
     """`hook_result`, what each head writes before the gate (b n k d), and `hook_raw_out`, the projection's output.
 
     The sum of the results over heads and the projection's bias make the raw output.
     """
-
-    def by_head(z: Tensor) -> Tensor:
-        weight = rearrange(projection.weight, "d (k e) -> k e d", k=heads)
-        return einsum(rearrange(z, "b n (k e) -> b n k e", k=heads), weight.to(z), "b n k e, k e d -> b n k d")
-
     result = HookPoint(
         f"{name}.hook_result",
         f"b {token} k d",
         (z, out),
-        lambda z, raw: by_head(z),
+        lambda z, raw: by_head(z, projection.weight, heads),
         lambda new, old, z, raw: (raw.float() + (new.float() - old.float()).sum(2)).type_as(raw),
         on_demand=True,
     )

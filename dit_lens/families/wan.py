@@ -147,7 +147,8 @@ def hook_table(transformer: WanTransformer3DModel) -> Table:
         point("hook_time_embed", "b d", time),
     ]
     sites = [ROOT, embed, time]
-    for index, block in enumerate(transformer.blocks):
+    transformer_blocks: Any = transformer.blocks
+    for index, block in enumerate(transformer_blocks):
         path = f"blocks.{index}"
         attentions = {
             "attn": Attention(f"{path}.attn", f"{path}.attn1", block.attn1, block.attn1.heads),
@@ -165,7 +166,7 @@ def hook_table(transformer: WanTransformer3DModel) -> Table:
     points += [point("hook_velocity", "b c f h w", VELOCITY, item(0)), _clean_estimate(transformer)]
     absent = {f"blocks.*.cross_attn.hook_{name}": "no rotary: see hook_q and hook_k" for name in ("rot_q", "rot_k")}
     absent |= {"blocks.*.text.*": "Wan reads text by cross-attention; there is no text stream"}
-    blocks = tuple(f"blocks.{index}" for index in range(len(transformer.blocks)))
+    blocks = tuple(f"blocks.{index}" for index in range(len(transformer_blocks)))
     return Table((*sites, VELOCITY), {point.name: point for point in points}, blocks, absent, laws=tuple(laws))
 
 

@@ -1,0 +1,99 @@
+"""Allegro text-to-video: how `AllegroTransformer3DModel` spells the vocabulary; it predicts noise at unit variance."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import AllegroTransformer3DModel
+from diffusers.schedulers import DDIMScheduler
+from einops import rearrange
+from torch import Tensor
+
+from dit_lens.axes import TokenGrid
+from dit_lens.conditioning import Conditioning
+from dit_lens.families.embedding import embedded_by_frame
+from dit_lens.families.levels import Levels
+from dit_lens.families.parts import argument, item, point
+from dit_lens.families.single_stream import ABSENT, Block
+from dit_lens.hook_points import Site, Table
+
+NAME = "allegro"
+TRANSFORMER = AllegroTransformer3DModel
+CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
+LEVELS = Levels.of(DDIMScheduler())  # betas linear from 0.0001 to 0.02, the defaults of the pipeline's scheduler too
+to_timestep, to_sigma = LEVELS.to_timestep, LEVELS.to_sigma
+ROOT, VELOCITY, LATENT = Site("", "inputs"), Site("", "output"), argument("hidden_states")
+AFTER = ("hidden_states_0", "hidden_states_2", "hidden_states_3")
+
+
+def example(transformer: AllegroTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """A small random latent (1, c, 2, 4, 4 patches) and conditioning, of whose tokens the last is masked."""
+    shape = 1, transformer.config["in_channels"], 2, *2 * [4 * transformer.config["patch_size"]]
+    text = torch.randn(1, 3, transformer.config["caption_channels"], generator=generator)
+    return torch.randn(shape, generator=generator), {CONDITIONING[0]: text, CONDITIONING[1]: torch.tensor([[1, 1, 0]])}
+
+
+def inputs(transformer: Any, latent: Tensor, timestep: Tensor, conditioning: Any) -> dict[str, Any]:
+    """The transformer's keyword arguments for one evaluation of a latent (b, c, f, h, w), rotary as in its pipeline."""
+    from diffusers import AllegroPipeline  # brings the text encoder's code along: only where it is needed
+
+    stub: Any = SimpleNamespace(transformer=transformer, vae_scale_factor_spatial=1)
+    clips, _, frames, height, width = latent.shape
+    rotary = AllegroPipeline._prepare_rotary_positional_embeddings(stub, clips, height, width, frames, latent.device)
+    text, mask = (conditioning[name].expand(clips, *conditioning[name].shape[1:]) for name in CONDITIONING)
+    told = {"encoder_hidden_states": text.unsqueeze(1), "encoder_attention_mask": mask, "image_rotary_emb": rotary}
+    return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Raises TypeError where the pipeline's scheduler has other noise levels than the model was trained on."""
+    LEVELS.check(pipeline.scheduler)
+
+
+@torch.no_grad()
+def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
+    """Embedding (1, 512, caption_channels) and mask (1, 512) that the pipeline feeds for a prompt by default."""
+    text, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, clean_caption=True)
+    return Conditioning({CONDITIONING[0]: text, CONDITIONING[1]: mask}, prompt)
+
+
+def input_dtype(transformer: Any) -> torch.dtype:
+    """The dtype latents are fed in."""
+    return transformer.pos_embed.proj.weight.dtype
+
+
+def velocity(inputs: Any, output: tuple) -> Tensor:
+    """The output as noise - data (b, c, f, h, w), in float32."""
+    return LEVELS.velocity(inputs["hidden_states"], output[0], inputs["timestep"])
+
+
+def grid(transformer: Any, inputs: Any) -> TokenGrid:
+    """The token grid of an evaluation's latent; a token is one frame deep."""
+    frames, *size = inputs["hidden_states"].shape[2:]
+    return TokenGrid(frames, *(length // transformer.config["patch_size"] for length in size))
+
+
+def encode(vae: Any, video: Tensor) -> Tensor:
+    """The scaled latent (b, c, f, h, w) of a video (b, 3, F, H, W); like decoding it needs `vae.enable_tiling()`."""
+    return vae.config.scaling_factor * vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+
+
+def decode(vae: Any, latent: Tensor) -> Tensor:
+    """The video (b, 3, F, H, W) in about [-1, 1]."""
+    frames = vae.decode((1 / vae.config.scaling_factor * latent).to(vae.device, vae.dtype)).sample.float()
+    return rearrange(frames, "b f c h w -> b c f h w")
+
+
+def hook_table(transformer: Any) -> Table:
+    """Every hook point of this transformer."""
+    time, embed = Site("adaln_single.emb", "output"), Site("pos_embed.proj", "output")
+    paths = tuple(f"transformer_blocks.{i}" for i in range(len(transformer.transformer_blocks)))
+    blocks = [Block(f"blocks.{i}", paths[i], b).spelled(*AFTER) for i, b in enumerate(transformer.transformer_blocks)]
+    points = [point("hook_latent", "b c f h w", ROOT, LATENT), point("hook_time_embed", "b d", time)]
+    points += [embedded_by_frame(embed), *(point for block in blocks for point in block.points)]
+    points += LEVELS.points(LATENT, item(0))
+    sites = (ROOT, time, embed, *(site for block in blocks for site in block.sites), VELOCITY)
+    laws = [law for block in blocks for law in block.laws]
+    return Table(sites, {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))

@@ -1,0 +1,302 @@
+"""HunyuanVideo text-to-video: how `HunyuanVideoTransformer3DModel` spells the vocabulary.
+
+Dual-stream blocks come first, then single-stream blocks, which are parallel: one projection takes attention's mix and
+the MLP's hidden layer side by side, and one gate scales the two. Blocks are counted through both lists. Classifier-free
+guidance is distilled: its scale is an input of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import HunyuanVideoTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear
+
+from dit_lens.axes import TokenGrid
+from dit_lens.conditioning import Conditioning
+from dit_lens.families.dual_stream import (
+    ABSENT,
+    STREAMS,
+    Spelled,
+    Stream,
+    dual_block,
+    in_order,
+    joint_points,
+    modulation,
+)
+from dit_lens.families.parts import (
+    Attention,
+    added,
+    among,
+    argument,
+    by_head,
+    item,
+    pattern_law,
+    point,
+    read_only,
+    section,
+    split_heads,
+)
+from dit_lens.hook_points import HookPoint, Site, Table
+
+NAME = "hunyuan"
+TRANSFORMER = HunyuanVideoTransformer3DModel
+CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance")
+OPTIONAL = ("guidance",)
+GUIDANCE = 1000 * 6.0  # the pipeline's default scale, as it is fed
+ROOT = Site("", "inputs")
+VELOCITY = Site("", "output")
+PARALLEL = ("shift", "scale", "gate")
+
+
+def example(
+    transformer: HunyuanVideoTransformer3DModel, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A small random latent (1, c, 2, 4, 4 patches) and conditioning with padded text, to verify a model with."""
+    config, (p, q, r) = transformer.config, _patch(transformer)
+    text = torch.randn(1, 5, config["text_embed_dim"], generator=generator)
+    told = {
+        "encoder_hidden_states": text,
+        "encoder_attention_mask": torch.tensor([[1, 1, 1, 0, 0]]),
+        "pooled_projections": torch.randn(1, config["pooled_projection_dim"], generator=generator),
+    }
+    return torch.randn(1, config["in_channels"], 2 * p, 4 * q, 4 * r, generator=generator), told
+
+
+def inputs(
+    transformer: HunyuanVideoTransformer3DModel,
+    latent: Float[Tensor, "b c f h w"],
+    timestep: Float[Tensor, " b"],
+    conditioning: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip.
+
+    Guidance is the pipeline's default, 1000 times a scale of 6, unless it is given.
+    """
+    told = {"guidance": latent.new_full((1,), GUIDANCE), **conditioning}
+    told = {name: told[name].expand(len(latent), *told[name].shape[1:]) for name in CONDITIONING}
+    return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Raises TypeError where latents are not what the transformer takes."""
+    channels, latents = pipeline.transformer.config["in_channels"], pipeline.vae.config["latent_channels"]
+    if channels != latents:
+        raise TypeError(f"got a transformer of {channels} input channels over latents of {latents} · expected as many")
+
+
+@torch.no_grad()
+def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
+    """What `HunyuanVideoPipeline.__call__` feeds for a prompt by default: (1, 256, d), (1, 256), (1, d), (1,).
+
+    Raises:
+        ValueError: the pipeline lacks a text encoder.
+    """
+    if getattr(pipeline, "text_encoder", None) is None or getattr(pipeline, "text_encoder_2", None) is None:
+        raise ValueError(
+            f"got a pipeline without both text encoders · expected them, or conditioning=Conditioning(...) of"
+            f" {', '.join(CONDITIONING)}"
+        )
+    text, pooled, mask = pipeline.encode_prompt(prompt)
+    return Conditioning(dict(zip(CONDITIONING, (text, mask, pooled, torch.tensor([GUIDANCE])), strict=True)), prompt)
+
+
+def input_dtype(transformer: HunyuanVideoTransformer3DModel) -> torch.dtype:
+    """The dtype latents are fed in."""
+    return transformer.x_embedder.proj.weight.dtype
+
+
+def to_timestep(sigma: float) -> float:
+    """What a HunyuanVideo is fed at a noise level."""
+    return 1000 * sigma
+
+
+def to_sigma(timestep: Tensor) -> Tensor:
+    """The noise level of a timestep fed."""
+    return timestep.float() / 1000
+
+
+def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
+    """The output as noise - data: it is that already."""
+    return output[0]
+
+
+def grid(transformer: HunyuanVideoTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
+    """The token grid of an evaluation's latent."""
+    shape = inputs["hidden_states"].shape[2:]
+    return TokenGrid(*(size // patch for size, patch in zip(shape, _patch(transformer), strict=True)))
+
+
+def _patch(transformer: HunyuanVideoTransformer3DModel) -> tuple[int, int, int]:
+    size = transformer.config["patch_size"]
+    return transformer.config["patch_size_t"], size, size
+
+
+def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
+    """The scaled latent: the mode of the posterior times the autoencoder's scaling factor."""
+    return vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float() * vae.config.scaling_factor
+
+
+def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
+    """The video in about [-1, 1]."""
+    return vae.decode((latent / vae.config.scaling_factor).to(vae.device, vae.dtype)).sample.float()
+
+
+def hook_table(transformer: HunyuanVideoTransformer3DModel) -> Table:
+    """Every hook point of this transformer.
+
+    Raises:
+        TypeError: the transformer is conditioned on an image.
+    """
+    config = transformer.config
+    if config["image_condition_type"] or config["in_channels"] != config["out_channels"]:
+        raise TypeError(
+            f"got image_condition_type {config['image_condition_type']!r} and {config['in_channels']} input channels"
+            f" over latents of {config['out_channels']} · expected text-to-video · it is not handled yet"
+        )
+    embed, time = Site("x_embedder", "output"), Site("time_text_embed", "output")
+    dual = [f"transformer_blocks.{i}" for i in range(len(transformer.transformer_blocks))]
+    single = [f"single_transformer_blocks.{i}" for i in range(len(transformer.single_transformer_blocks))]
+    blocks, absent = [], dict(ABSENT)
+    for index, path in enumerate([*dual, *single]):
+        spell = dual_block if path in dual else _single_block
+        blocks.append(spell(f"blocks.{index}", path, transformer.get_submodule(path)))
+        if path in single:
+            absent |= _absent_in_single(index)
+    points = [
+        point("hook_latent", "b c f h w", ROOT, argument("hidden_states")),
+        point("hook_time_embed", "b d", time, item(0)),
+        point("hook_embed", "b n d", embed),
+        *(point for block in blocks for point in block.points),
+        point("hook_velocity", "b c f h w", VELOCITY, item(0)),
+        read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), _clean_estimate),
+    ]
+    return Table(
+        (ROOT, time, embed, *(site for block in blocks for site in block.sites), VELOCITY),
+        {point.name: point for point in points},
+        (*dual, *single),
+        absent,
+        ("hook_resid_pre", "text.hook_resid_pre"),
+        tuple(law for block in blocks for law in block.laws),
+    )
+
+
+def _clean_estimate(root: tuple, out: tuple) -> Tensor:
+    sigma, latent = to_sigma(root[1]["timestep"]), root[1]["hidden_states"]
+    return latent - sigma.view(-1, 1, 1, 1, 1) * out[0]
+
+
+def _absent_in_single(index: int) -> dict[str, str]:
+    shared = "video and text share one modulation: see mod.hook_shift, hook_scale and hook_gate"
+    return {
+        f"blocks.{index}.*hook_resid_mid_attn": "parallel: attention and MLP are added to the stream at once",
+        f"blocks.{index}.mod.hook_*_*": "attention and MLP share one modulation: see mod.hook_shift, _scale and _gate",
+        f"blocks.{index}.text.mod.*": shared,
+    }
+
+
+def _single_block(name: str, path: str, block: Any) -> Spelled:
+    """A single-stream block: video and text as one sequence, attention and MLP in parallel."""
+    attention = Attention(f"{name}.attn", f"{path}.attn", block.attn, block.attn.heads, "n+m", "n+m")
+    named = {
+        "inputs": Site(path, "inputs"),
+        "mod": Site(f"{path}.norm.linear", "output"),
+        "mlp_pre": Site(f"{path}.proj_mlp", "output"),
+        "mlp_post": Site(f"{path}.act_mlp", "output"),
+        "processor": attention.processor,
+        "v": Site(f"{path}.attn.to_v", "output"),
+        "q": Site(f"{path}.attn.norm_q", "output"),
+        "k": Site(f"{path}.attn.norm_k", "output"),
+        "call": attention.call,
+        "mixed": attention.mixed,
+        "joined": Site(f"{path}.proj_out", "input"),
+        "out": Site(f"{path}.proj_out", "output"),
+        "output": Site(path, "output"),
+    }
+    sites, points = tuple(named.values()), modulation(f"{name}.mod", named["mod"], PARALLEL, block)
+    for stream in STREAMS:
+        points += [
+            stream.resid_pre(name, named["inputs"]),
+            *_sequence_points(name, stream, attention, named, block),
+            *joint_points(stream, attention, named["inputs"]),
+            *_parallel_writes(name, stream, named, block),
+            stream.resid_post(name, named["output"]),
+        ]
+    return Spelled(sites, in_order(points, sites), [pattern_law(attention), _parallel_law(name, named, block)])
+
+
+def _sequence_points(
+    name: str, stream: Stream, attention: Attention, sites: Mapping[str, Site], block: Any
+) -> list[HookPoint]:
+    """The stream's tokens of what is made of the joint sequence."""
+    home, heads, width = f"{name}.{stream.prefix}attn", attention.heads, block.attn.query_dim
+    split, mix = split_heads(heads), split_heads(heads, section(0, width))
+
+    def results(joined: Tensor, out: Tensor) -> Tensor:
+        return by_head(joined[..., :width], block.proj_out.weight[:, :width], heads)
+
+    def raw_out(joined: Tensor, out: Tensor) -> Tensor:
+        return _attention_share(block, joined, out)
+
+    def written(new: Tensor, old: Tensor, joined: Tensor, out: Tensor) -> Tensor:
+        change = new.float() - old.float()
+        return (out.float() + (change.sum(2) if change.ndim == 4 else change)).type_as(out)
+
+    ends = sites["joined"], sites["out"]
+    whole = [
+        point(f"{name}.{stream.prefix}mlp.hook_pre", "b n d_mlp", sites["mlp_pre"]),
+        point(f"{name}.{stream.prefix}mlp.hook_post", "b n d_mlp", sites["mlp_post"]),
+        point(f"{home}.hook_v", "b n k e", sites["v"], split),
+        point(f"{home}.hook_q", "b n k e", sites["q"]),
+        point(f"{home}.hook_k", "b n k e", sites["k"]),
+        point(f"{home}.hook_z", "b n k e", sites["joined"], mix),
+        HookPoint(f"{home}.hook_result", "b n k d", ends, results, written, on_demand=True),
+        HookPoint(f"{home}.hook_raw_out", "b n d", ends, raw_out, written),
+    ]
+    return [among(point, sites["inputs"], stream.tokens, stream.letter) for point in whole]
+
+
+def _parallel_writes(name: str, stream: Stream, sites: Mapping[str, Site], block: Any) -> list[HookPoint]:
+    """What attention and MLP add to the stream: their shares of the one projection, times the one gate."""
+    width = block.attn.query_dim
+    gate = section(2 * width, 3 * width)
+
+    def attn_out(inputs: tuple, mod: Tensor, joined: Tensor, out: Tensor) -> Tensor:
+        return (gate.get(mod).unsqueeze(1) * _attention_share(block, joined, out))[:, stream.tokens(inputs)]
+
+    def mlp_out(inputs: tuple, mod: Tensor, joined: Tensor, out: Tensor) -> Tensor:
+        return (gate.get(mod).unsqueeze(1) * _mlp_share(block, joined))[:, stream.tokens(inputs)]
+
+    told = [sites[short] for short in ("inputs", "mod", "joined", "out")]
+    part, axes = item(stream.position), f"b {stream.letter} d"
+    return [
+        added(f"{name}.{stream.prefix}hook_attn_out", told, attn_out, sites["output"], part, axes),
+        added(f"{name}.{stream.prefix}hook_mlp_out", told, mlp_out, sites["output"], part, axes),
+    ]
+
+
+def _attention_share(block: Any, joined: Tensor, out: Tensor) -> Float[Tensor, "b n d"]:
+    """W_a z, and what an edit of it has put into the projection's output (which is else exactly its own)."""
+    weight, width = block.proj_out.weight, block.attn.query_dim
+    return linear(joined[..., :width], weight[:, :width]) + (out - linear(joined, weight, block.proj_out.bias))
+
+
+def _mlp_share(block: Any, joined: Tensor) -> Float[Tensor, "b n d"]:
+    """W_m post + bias."""
+    width = block.attn.query_dim
+    return linear(joined[..., width:], block.proj_out.weight[:, width:], block.proj_out.bias)
+
+
+def _parallel_law(name: str, sites: Mapping[str, Site], block: Any) -> HookPoint:
+    width = block.attn.query_dim
+
+    def both(joined: Tensor, out: Tensor) -> Tensor:
+        heads = by_head(joined[..., :width], block.proj_out.weight[:, :width], block.attn.heads).float().sum(2)
+        return torch.stack([heads + _mlp_share(block, joined).float(), out.float()])
+
+    law = f"{name}.attn: sum of results + MLP + bias = output"
+    return read_only(law, "", (sites["joined"], sites["out"]), both)

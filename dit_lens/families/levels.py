@@ -1,0 +1,116 @@
+"""Variance-preserving diffusion models as flows: their noise levels, velocities and clean estimates.
+
+Such a model is fed x = a·data + s·noise at a timestep, where a² = ᾱ and s² = 1 - ᾱ. Divided by a + s, x is the flow's
+(1 - sigma)·data + sigma·noise at sigma = s / (a + s), and what the model puts out tells noise - data:
+
+- v-prediction (o = a·noise - s·data): noise - data = (s - a) x + (a + s) o;
+- epsilon-prediction (o = noise): noise - data = -x / a + (a + s) / a o.
+
+Noise levels are those of a diffusers scheduler. Between two timesteps ᾱ is linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens.families.parts import Part, argument, read_only
+from dit_lens.hook_points import HookPoint, Site
+
+SITES = Site("", "inputs"), Site("", "output")
+TIMESTEP = argument("timestep")
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The noise levels of a scheduler.
+
+    Attributes:
+        alphas: ᾱ at every timestep from 0, falling.
+        prediction: what the model puts out, "v_prediction" or "epsilon".
+    """
+
+    alphas: np.ndarray
+    prediction: str
+
+    @classmethod
+    def of(cls, scheduler: Any) -> Levels:
+        """The levels of a diffusers scheduler.
+
+        Raises:
+            TypeError: a scheduler of other levels (a flow's, say), or another prediction.
+        """
+        alphas, prediction = getattr(scheduler, "alphas_cumprod", None), scheduler.config.get("prediction_type")
+        if alphas is None or prediction not in ("v_prediction", "epsilon"):
+            raise TypeError(
+                f"got a {type(scheduler).__name__} of prediction {prediction!r} · expected alphas_cumprod, and"
+                " v_prediction or epsilon · load the model's own scheduler"
+            )
+        return cls(alphas.double().cpu().numpy(), prediction)
+
+    def check(self, scheduler: Any) -> None:
+        """Raises TypeError where a pipeline's scheduler has other levels or another prediction than these."""
+        own = Levels.of(scheduler)
+        same = own.alphas.shape == self.alphas.shape and np.allclose(own.alphas, self.alphas, atol=1e-4)
+        if not same or own.prediction != self.prediction:
+            raise TypeError(
+                f"got a {type(scheduler).__name__} of {own.prediction} whose noise levels are not the model's own"
+                f" · expected {self.prediction} and those of its training · load the model's own scheduler"
+            )
+
+    def to_timestep(self, sigma: float) -> float:
+        """What the model is fed at a noise level; 0 below the least it was trained on."""
+        alpha = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+        return float(np.interp(-alpha, -self.alphas, np.arange(len(self.alphas))))
+
+    def to_sigma(self, timestep: Tensor) -> Float[Tensor, " b"]:
+        """The noise level of a timestep fed."""
+        a, s = self._amplitudes(timestep)
+        return s / (a + s)
+
+    def velocity(
+        self, latent: Float[Tensor, "b c f h w"], output: Float[Tensor, "b c f h w"], timestep: Tensor
+    ) -> Float[Tensor, "b c f h w"]:
+        """The output as noise - data, in float32."""
+        of_latent, of_output = self._slopes(timestep)
+        return of_latent * latent.float() + of_output * output.float()
+
+    def points(self, latent: Part, output: Part) -> list[HookPoint]:
+        """`hook_velocity` and `hook_x0`, from where the latent lies in the transformer's inputs, and its output."""
+
+        def velocity(root: tuple, out: Any) -> Tensor:
+            return self.velocity(latent.get(root), output.get(out), TIMESTEP.get(root))
+
+        def write(new: Tensor, old: Tensor, root: tuple, out: Any) -> Any:
+            raw = output.get(out)
+            _, of_output = self._slopes(TIMESTEP.get(root))
+            return output.put((raw.float() + (new - old) / of_output).type_as(raw), out)
+
+        def clean(root: tuple, out: Any) -> Tensor:
+            a, s = (_wide(x) for x in self._amplitudes(TIMESTEP.get(root)))
+            return (latent.get(root).float() - s * velocity(root, out)) / (a + s)
+
+        axes = "b c f h w"
+        return [HookPoint("hook_velocity", axes, SITES, velocity, write), read_only("hook_x0", axes, SITES, clean)]
+
+    def _amplitudes(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of data and noise in what the model is fed, (b,) each."""
+        alphas = np.interp(timestep.cpu().double().numpy(), np.arange(len(self.alphas)), self.alphas)
+        a, s = (
+            torch.as_tensor(x, dtype=torch.float32, device=timestep.device) for x in (alphas**0.5, (1 - alphas) ** 0.5)
+        )
+        return a, s
+
+    def _slopes(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of latent and output makes the velocity."""
+        a, s = (_wide(x) for x in self._amplitudes(timestep))
+        return (s - a, a + s) if self.prediction == "v_prediction" else (-1 / a, (a + s) / a)
+
+
+def _wide(x: Tensor) -> Float[Tensor, "b 1 1 1 1"]:
+    return x.view(-1, 1, 1, 1, 1)

@@ -1,0 +1,123 @@
+"""LTX-Video: how `LTXVideoTransformer3DModel` spells the vocabulary.
+
+A block writes three times: self-attention and MLP through a gate, cross-attention to text without one. Queries of
+cross-attention read the stream itself, no norm between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import LTXVideoTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens.conditioning import Conditioning
+from dit_lens.families import ltx_parts
+from dit_lens.families.ltx_parts import ROOT, VELOCITY, for_clips, root_points
+from dit_lens.families.ltx_streams import Layer, Stream, modulations
+from dit_lens.families.parts import point
+from dit_lens.hook_points import HookPoint, Site, Table
+
+NAME = "ltx"
+TRANSFORMER = LTXVideoTransformer3DModel
+CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
+MODULATIONS = ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp")
+# Of `LTXPipeline.__call__` by default: frames a second, and the autoencoder's compression in time and space.
+FRAME_RATE, FRAMES, PIXELS = 25, 8, 32
+ABSENT = {
+    "blocks.*.cross_attn.hook_rot_?": "no rotary: see hook_q and hook_k",
+    "blocks.*.mod.hook_*_cross_attn": "cross-attention is neither modulated nor gated",
+    "blocks.*.text.*": "LTX reads text by cross-attention; there is no text stream",
+}
+
+input_dtype, to_timestep, to_sigma = ltx_parts.input_dtype, ltx_parts.to_timestep, ltx_parts.to_sigma
+encode, decode, velocity, grid = ltx_parts.encode, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
+
+
+def example(transformer: LTXVideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """A small random latent (1, c, 2, 3, 2) and conditioning with one token masked, to verify a model with."""
+    config = transformer.config
+    text = torch.randn(1, 3, config["caption_channels"], generator=generator)
+    told = {"encoder_hidden_states": text, "encoder_attention_mask": torch.tensor([[True, True, False]])}
+    return torch.randn(1, config["in_channels"], 2, 3, 2, generator=generator), told
+
+
+def inputs(
+    transformer: LTXVideoTransformer3DModel,
+    latent: Float[Tensor, "b c f h w"],
+    timestep: Float[Tensor, "b *n"],
+    conditioning: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip."""
+    frames, height, width = latent.shape[2:]
+    return for_clips(conditioning, CONDITIONING, len(latent)) | {
+        "hidden_states": ltx_parts.pack(latent),
+        "timestep": timestep,
+        "num_frames": frames,
+        "height": height,
+        "width": width,
+        "rope_interpolation_scale": (FRAMES / FRAME_RATE, PIXELS, PIXELS),
+        "return_dict": False,
+    }
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Raises TypeError for an LTX whose latents are of another kind than the rotary embedding here takes them for."""
+    ltx_parts.check_channels(pipeline)
+    found = pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio
+    if found != (FRAMES, PIXELS):
+        raise TypeError(
+            f"got an autoencoder of compression {found} · expected {(FRAMES, PIXELS)} in time and space"
+            " · it is not handled yet"
+        )
+
+
+@torch.no_grad()
+def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
+    """The embedding (1, 128, caption_channels) that `LTXPipeline.__call__` feeds for a prompt, and its mask (1, 128).
+
+    Raises:
+        ValueError: the pipeline has no text encoder.
+    """
+    if getattr(pipeline, "text_encoder", None) is None:
+        raise ValueError(
+            "got a pipeline without text encoder · expected one, or conditioning="
+            "Conditioning({'encoder_hidden_states': embedding, 'encoder_attention_mask': mask})"
+        )
+    embedding, mask, _, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=128)
+    return Conditioning({"encoder_hidden_states": embedding, "encoder_attention_mask": mask}, prompt)
+
+
+def hook_table(transformer: LTXVideoTransformer3DModel) -> Table:
+    """Every hook point of this transformer."""
+    embed, time = Site("proj_in", "output"), Site("time_embed.emb", "output")
+    latent, velocity, clean = root_points()
+    points = [latent, point("hook_embed", "b n d", embed), ltx_parts.time_embedding("hook_time_embed", time)]
+    sites, laws = [ROOT, embed, time], []
+    paths = tuple(f"transformer_blocks.{index}" for index in range(len(transformer.transformer_blocks)))
+    for index, path in enumerate(paths):
+        block = _block(f"blocks.{index}", path, transformer.get_submodule(path))
+        sites += block.sites
+        points += block.points
+        laws += block.laws
+    points += [velocity, clean]
+    return Table((*sites, VELOCITY), {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
+
+
+def _block(home: str, path: str, block: Any) -> Layer:
+    stream = Stream(home, path, block, modulations(block, "scale_shift_table", "temb", MODULATIONS))
+    layers = (
+        stream.attention("attn", "attn1", 0),
+        stream.attention("cross_attn", "attn2", 1, keys="m", rotary=False),
+        stream.mlp(2),
+    )
+    output = Site(path, "output")
+    points: list[HookPoint] = [*stream.entry(), *(point for layer in layers for point in layer.points)]
+    return Layer(
+        (stream.inputs, *(site for layer in layers for site in layer.sites), output),
+        [*points, point(f"{home}.hook_resid_post", "b n d", output)],
+        [law for layer in layers for law in layer.laws],
+    )

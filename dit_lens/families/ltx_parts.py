@@ -1,0 +1,156 @@
+"""What LTX-Video and LTX-2 have in common outside their blocks: packed latents, time, the autoencoder.
+
+Latents are packed into tokens before the transformer is called, (b, n, c) with frames, rows and columns told beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens.axes import TokenGrid
+from dit_lens.families.parts import Part, argument, item, point, read_only
+from dit_lens.hook_points import HookPoint, Site
+
+ROOT = Site("", "inputs")
+VELOCITY = Site("", "output")
+
+
+# Latents and their tokens.
+
+
+def pack(latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b n c"]:
+    """Tokens of a latent, as `LTXPipeline._pack_latents` makes them at patch sizes 1."""
+    return rearrange(latent, "b c f h w -> b (f h w) c")
+
+
+def unpack(tokens: Float[Tensor, "b n c"], inputs: Mapping[str, Any]) -> Float[Tensor, "b c f h w"]:
+    """The latent of tokens, on the grid that the transformer was told."""
+    return rearrange(token_grid(inputs).unflatten(tokens), "b f h w c -> b c f h w")
+
+
+def token_grid(inputs: Mapping[str, Any]) -> TokenGrid:
+    """The token grid of a call.
+
+    Raises:
+        ValueError: the call holds other tokens than those of its frames, rows and columns.
+    """
+    sizes = tuple(inputs.get(name) or 0 for name in ("num_frames", "height", "width"))
+    told, found = TokenGrid(*sizes), inputs["hidden_states"].shape[1]
+    if told.tokens != found:
+        raise ValueError(
+            f"got {found} tokens for num_frames, height, width = {sizes} · expected one token for each place of the"
+            " latent · pipelines that append tokens of conditioning frames are not handled"
+        )
+    return told
+
+
+def root_points() -> list[HookPoint]:
+    """`hook_latent`, `hook_velocity` and `hook_x0`, (b, c, f, h, w)."""
+
+    def put(new: Tensor, raw: tuple) -> tuple:
+        return argument("hidden_states").put(pack(new), raw)
+
+    def clean(root: tuple, out: tuple) -> Tensor:
+        inputs = root[1]
+        sigma = to_sigma(inputs["timestep"])
+        levels = sigma.view(len(sigma), -1, 1)  # one, or one for every token
+        return unpack(inputs["hidden_states"] - levels * out[0], inputs)
+
+    latent = Part(lambda raw: unpack(raw[1]["hidden_states"], raw[1]), put)
+    velocity = HookPoint(
+        "hook_velocity",
+        "b c f h w",
+        (ROOT, VELOCITY),
+        lambda root, out: unpack(out[0], root[1]),
+        lambda new, old, root, out: item(0).put(pack(new), out),
+    )
+    x0 = read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), clean)
+    return [point("hook_latent", "b c f h w", ROOT, latent), velocity, x0]
+
+
+def time_embedding(name: str, site: Site) -> HookPoint:
+    """An embedding of time (b, d), or (b, n, d) where every token has its own; `site` holds them all in one row."""
+
+    def read(root: tuple, raw: Tensor) -> Tensor:
+        clips = len(root[1]["hidden_states"])
+        return raw if len(raw) == clips else rearrange(raw, "(b n) d -> b n d", b=clips)
+
+    return HookPoint(name, "b d", (ROOT, site), read, lambda new, old, root, raw: new.reshape(raw.shape))
+
+
+# Conventions of both.
+
+
+def to_timestep(sigma: float) -> float:
+    """What an LTX is fed at a noise level."""
+    return 1000 * sigma
+
+
+def to_sigma(timestep: Tensor) -> Tensor:
+    """The noise level of a timestep fed."""
+    return timestep.float() / 1000
+
+
+def input_dtype(transformer: Any) -> torch.dtype:
+    """The dtype latents are fed in."""
+    return transformer.proj_in.weight.dtype
+
+
+def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
+    """The output as noise - data: it is that already."""
+    return unpack(output[0], inputs)
+
+
+def grid(transformer: Any, inputs: Mapping[str, Any]) -> TokenGrid:
+    """The token grid of an evaluation's latent."""
+    return token_grid(inputs)
+
+
+def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
+    """The normalised latent: the mode of the posterior, per channel (z - mean) scaling / std, as pipelines expect."""
+    latent = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    mean, std = _statistics(vae, latent)
+    return (latent - mean) * vae.config.scaling_factor / std
+
+
+def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
+    """The video in about [-1, 1]; an autoencoder that is told a time is told 0, as pipelines do by default."""
+    mean, std = _statistics(vae, latent)
+    z = (latent * std / vae.config.scaling_factor + mean).to(vae.device, vae.dtype)
+    return vae.decode(z, z.new_zeros(len(z)) if vae.config.timestep_conditioning else None).sample.float()
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, ...]:
+    return tuple(s.view(-1, 1, 1, 1).to(like) for s in (vae.latents_mean, vae.latents_std))
+
+
+def check_channels(pipeline: Any) -> None:
+    """Raises TypeError for a transformer of packed patches, or one fed more than a latent."""
+    config, latents = pipeline.transformer.config, pipeline.vae.config["latent_channels"]
+    patches = config["patch_size"], config["patch_size_t"]
+    if config["in_channels"] != latents or patches != (1, 1):
+        raise TypeError(
+            f"got a transformer of {config['in_channels']} channels in patches of {patches} over latents of {latents}"
+            " · expected as many channels in patches of (1, 1) · it is not handled yet"
+        )
+
+
+def for_clips(tensors: Mapping[str, Tensor], names: tuple[str, ...], clips: int) -> dict[str, Tensor]:
+    """Conditioning by name; of batch 1 it serves every clip.
+
+    Raises:
+        ValueError: some is missing.
+    """
+    if missed := [name for name in names if name not in tensors]:
+        raise ValueError(
+            f"got conditioning without {', '.join(missed)} · expected {', '.join(names)}"
+            " · Conditioning({...}) holds them by name"
+        )
+    told = {name: tensors[name] for name in names}
+    return {name: t.expand(clips, *t.shape[1:]) if len(t) == 1 else t for name, t in told.items()}
