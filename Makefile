@@ -2,12 +2,13 @@
 # make test     the tests
 # make figures  every figure, from tables that are made where they are missing
 # make check    format, lint, types
-# make train    the bundled models anew
+# make train    the bundled models anew (about two and a half hours on two cores)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := HF_HUB_OFFLINE=1 $(BIN)/python
-FIGURES := patch_heads probe_blocks
+FIGURES := patch_heads probe_blocks surprise
+WEIGHTS := dit_lens/models/weights
 
 .PHONY: help demo test figures check format train install clean
 help:
@@ -53,8 +54,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 train: $(VENV)/.installed
-	$(RUN) -m dit_lens.training --model mini-wan --out dit_lens/models/weights/mini-wan
-	$(RUN) -m dit_lens.training --model mini-wan-null --out dit_lens/models/weights/mini-wan-null
+	$(RUN) -m dit_lens.training --model mini-wan --out $(WEIGHTS)/mini-wan
+	$(RUN) -m dit_lens.training --model mini-wan-null --checkpoints --out $(WEIGHTS)/mini-wan-null
+	$(RUN) -m dit_lens.training --model mini-wan-swap --checkpoints --out $(WEIGHTS)/mini-wan-swap
+	$(RUN) -m dit_lens.training.planted --base $(WEIGHTS)/mini-wan-null --out $(WEIGHTS)/mini-wan-planted
+	$(RUN) -m dit_lens.training.autoencoder --out $(WEIGHTS)/mini-vae
 
 clean:
 	rm -rf figures/data figures/out .pytest_cache .ruff_cache build dist *.egg-info

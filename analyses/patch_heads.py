@@ -50,11 +50,13 @@ class Config:
     """Models whose maps must be flat; none with an empty list."""
     dataset: str = "miniphys"
     """Data set of crossed quadruplets."""
+    properties: tuple[str, ...] = ("continuity", "inertia", "gravity")
+    """Which of its laws: by default those that mini-wan's states tell best."""
     steps: tuple[int, ...] = (14,)
     """Steps to patch at, counted from data (0) to noise."""
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
-    train: int = 100
+    train: int = 150
     """Training quadruplets the probe is fitted on."""
     test: int = 30
     """Test quadruplets that are patched."""
@@ -71,7 +73,7 @@ def run(config: Config) -> xr.Dataset:
         ValueError: too few quadruplets to fit or to split, or no steps.
     """
     train, test = (
-        datasets.load(config.dataset, split=split, quadruplets=size, seed=config.seed)
+        datasets.load(config.dataset, split=split, quadruplets=size, properties=config.properties, seed=config.seed)
         for split, size in (("train", config.train), ("test", config.test))
     )
     if config.train < SCENES or config.test < SCENES or not config.steps:

@@ -28,7 +28,7 @@ import xarray as xr
 from diffusers import AutoencoderKLWan
 
 from analyses.command import main
-from dit_lens import datasets, stats
+from dit_lens import datasets, models, stats
 from dit_lens.capture import Encoder, Route, batches, capture_pooled, encode
 from dit_lens.clips import ROLES, Quadruplet, stack_frames
 from dit_lens.datasets.miniphys import CHANGES
@@ -51,13 +51,13 @@ class Config:
     """Twins and baselines, and other training seeds of the model; none with an empty list."""
     dataset: str = "miniphys"
     """Data set of quadruplets."""
-    autoencoder: Path | None = None
-    """Folder of another autoencoder (AutoencoderKLWan) whose latents are probed beside the model's own."""
+    autoencoder: str = "mini-vae"
+    """Another autoencoder whose latents are probed beside the model's own: bundled, or a folder; none if empty."""
     steps: tuple[int, ...] = (4, 8, 11, 14, 17, 19)
     """Steps to read at, counted from data (0) to noise."""
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
-    train: int = 440
+    train: int = 330
     """Training quadruplets."""
     test: int = 220
     """Test quadruplets."""
@@ -108,7 +108,7 @@ def capture(lens: DiTLens, config: Config, path: Way, split: Sequence[Quadruplet
     return capture_pooled(lens, split, config.steps, route, batch_size=config.batch_size, progress=name)
 
 
-def flat_sources(lens: DiTLens, autoencoder: Path | None) -> list[tuple[str, Encoder, str]]:
+def flat_sources(lens: DiTLens, autoencoder: str) -> list[tuple[str, Encoder, str]]:
     """(name, clips -> features, crossing) of everything that is no activation of the model."""
 
     def pixels(clips: Any) -> torch.Tensor:
@@ -122,15 +122,15 @@ def flat_sources(lens: DiTLens, autoencoder: Path | None) -> list[tuple[str, Enc
         ("pixels", pixels, "pixels"),
         ("pixels, std over time", deviation, "pixels"),
     ]
-    if autoencoder is None:
+    if not autoencoder:
         return flat
-    vae: Any = AutoencoderKLWan.from_pretrained(autoencoder).eval()
+    vae: Any = AutoencoderKLWan.from_pretrained(models.locate_autoencoder(autoencoder)).eval()
 
     @torch.no_grad()
     def encoded(clips: Any) -> torch.Tensor:
         return torch.cat([vae.encode(part).latent_dist.mode() for part in pixels(clips).split(16)])
 
-    name = autoencoder.name
+    name = Path(autoencoder).name
     return [*flat, (f"latent of {name}", encoded, "pixels"), (f"latent of {name}, spliced", encoded, "latent")]
 
 

@@ -5,8 +5,8 @@ all models). A quadruplet's surprise is (C + D - A - B) / 2 in per cent of the m
 What adds up over halves cancels, exactly so in crossed quadruplets, which "all" pools; 0 says that errors know no law.
 Conditions: whole clip noised and scored; second half scored; first half given clean (sigma 0), second half scored.
 
-Controls: a twin that never saw lawful clips and a random initialisation (0 on every property), and a twin in whose
-world colours change behind the occluder (below 0 on colour: there, the possible clip is the surprising one).
+Controls: a random initialisation (0 on crossed properties), a twin that never saw lawful clips (near 0), and a twin in
+whose world colours change behind the occluder (below 0 on colour: there, the possible clip is the surprising one).
 
 Output: figures/data/surprise.nc with errors (model, condition, sigma, quadruplet, role).
 Cost: about ten minutes on two cores with the defaults.
@@ -105,16 +105,16 @@ def frame_errors(
     levels = torch.where(torch.arange(clean.shape[2]) < given, 0.0, sigma).to(clean)[:, None, None]
     noisy, time = (1 - levels) * clean + levels * noise, torch.tensor(lens.family.to_timestep(sigma))
     if given:
-        grid = lens.model.grid(lens.model.evaluation(clean, time, lens.conditioning))
+        grid = lens.model.grid(lens.model.evaluation(noisy, time, lens.conditioning))
         time = torch.where(grid.mask(frame=slice(given)), lens.family.to_timestep(0.0), time).expand(len(clean), -1)
-    velocity, _ = lens.run_with_cache(latent=noisy, timestep=time, names_filter=())
+    velocity = lens.model.velocity(lens.model.evaluation(noisy, time, lens.conditioning))
     return reduce((velocity.float() - (noise - clean)).square(), "b c f h w -> b f", "mean")
 
 
 def scores(error: xr.DataArray) -> xr.Dataset:
     """Surprise in % with its 95% interval, share of quadruplets above 0, and d'; by property and of all crossed."""
     names, cells = [ALL, *dict.fromkeys(error.property.values)], error.isel(quadruplet=0, role=0, drop=True)
-    rows = []
+    rows: list[xr.Dataset] = []
     for name in names:
         chosen = error.crossed if name == ALL else error.property == name
         values = error.isel(quadruplet=np.flatnonzero(chosen)).transpose("quadruplet", "role", ...).values

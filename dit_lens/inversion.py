@@ -91,8 +91,20 @@ class Inversion:
         return self.family.decode(self.vae, latent.float())
 
     def schedule(self, steps: int) -> Schedule:
-        """The levels of the pipeline's own scheduler."""
-        return Schedule.from_scheduler(self.pipeline.scheduler, steps)
+        """The levels of the pipeline's own scheduler.
+
+        Raises:
+            ValueError: the scheduler does not count noise as sigma in [0, 1] (variance-preserving and EDM models).
+        """
+        scheduler = self.pipeline.scheduler
+        if getattr(scheduler, "sigmas", None) is not None:
+            schedule = Schedule.from_scheduler(scheduler, steps)
+            if self.model.same_levels(torch.tensor(schedule.sigmas[1:]), torch.tensor(schedule.timesteps[1:])):
+                return schedule
+        raise ValueError(
+            f"got the noise levels of a {type(scheduler).__name__}, which are not those of a flow from data to noise"
+            f" · expected a flow-match scheduler · {self.name} can be traced, but not inverted or sampled yet"
+        )
 
     def invert(
         self,

@@ -270,11 +270,11 @@ class HookedTransformer:
         step: Any = getattr(scheduler, "step_index", None)  # not every scheduler counts
         index = step if step in places else places[0]
         own = getattr(scheduler, "sigmas", None)
-        if own is not None and self._same_levels(own, scheduler.timesteps):
+        if own is not None and self.same_levels(own, scheduler.timesteps):
             sigma = float(own[index])
         return len(scheduler.timesteps) - index, sigma
 
-    def _same_levels(self, sigmas: Tensor, timesteps: Tensor) -> bool:
+    def same_levels(self, sigmas: Tensor, timesteps: Tensor) -> bool:
         """Whether a scheduler counts noise as we do, but for timesteps that it rounds; Mochi's and EDM's do not."""
         told = self.family.to_sigma(timesteps.float()).cpu()
         return bool((sigmas[: len(told)].cpu() - told).abs().max() < ROUNDED)

@@ -1,8 +1,9 @@
-"""Block x noise level maps of decodability, and the chosen cells: `python -m figures.probe_blocks`."""
+"""Maps of decodability, the chosen cells, and properties apart: `python -m figures.probe_blocks`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,26 +19,37 @@ TABLE = Path("figures/data/probe_blocks.nc")
 
 
 def draw(result: xr.Dataset) -> Path:
-    """A map for each source that has blocks, the input row under it where there is one, and all chosen cells."""
+    """Above, a map for each source that has blocks, the input row under it where there is one; below, the scores."""
     plots.use_style()
     mapped = [s for s in result.source.values if np.isfinite(result.train_accuracy.sel(source=s)).all()]
-    figure, axes = plt.subplots(
-        1, len(mapped) + 1, figsize=(1.75 * len(mapped) + 2.6, 2.9), width_ratios=[1] * len(mapped) + [1.1]
-    )
+    scores, rows = chosen(result), result.sizes["source"]
+    figure = plt.figure(figsize=(7.2, 2.9 + 0.2 * rows), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.5, 0.9 + 0.2 * rows])
+    above, below = parts
+    maps = above.subplots(1, len(mapped), squeeze=False)[0]
     top = max(0.6, float(result.test_accuracy.max()))
-    images = [_map(cell, result, str(s), (1 - top, top)) for cell, s in zip(axes[:-1], mapped, strict=True)]
-    axes[0].set_ylabel("block (x_σ: the latent fed)")
-    figure.colorbar(
-        images[0], ax=axes[:-1], label="accuracy per clip, test scenes", location="bottom", shrink=0.5, aspect=40
-    )
-    scores = chosen(result)
+    images = [_map(cell, result, str(s), (1 - top, top)) for cell, s in zip(maps, mapped, strict=True)]
+    maps[0].set_ylabel("block (x_σ: the latent fed)")
+    above.colorbar(images[0], ax=list(maps), label="accuracy per clip,\ntest scenes", fraction=0.05)
+    intervals, properties = below.subplots(1, 2, width_ratios=[1, 2.4])
     plots.intervals(
-        axes[-1], list(scores.source.values), scores.accuracy.values, scores.low.values, scores.high.values, 0.5
+        intervals, list(scores.source.values), scores.accuracy.values, scores.low.values, scores.high.values, 0.5
     )
-    axes[-1].set_xlabel("accuracy at the cell chosen\non training scenes (95% CI)")
+    intervals.set_xlabel("accuracy at the cell chosen\non training scenes (95% CI)")
+    _by_property(properties, result, scores)
     note = f"n = {result.sizes['quadruplet']} test quadruplets; framed: the cell chosen on training scenes"
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
     return save(figure, "probe_blocks")
+
+
+def _by_property(axes: Axes, result: xr.Dataset, scores: xr.Dataset) -> None:
+    """Accuracy of each source (row, as beside) on each property at the cell that its own training scenes choose."""
+    properties = [str(p) for p in dict.fromkeys(result.property.values)]
+    values = np.stack([scores[f"{p}, own cell"].values for p in properties], axis=1)
+    plots.heat_map(axes, values[::-1], (0, 1), "RdBu_r", ".2f")
+    axes.set_xticks(range(len(properties)), properties, rotation=45, ha="right")
+    axes.set_yticks([])
+    axes.set_title("by property, at the property's own cell")
 
 
 def _map(axes: Axes, result: xr.Dataset, source: str, limits: tuple[float, float]) -> AxesImage:
@@ -58,7 +70,7 @@ def _map(axes: Axes, result: xr.Dataset, source: str, limits: tuple[float, float
         range(result.sizes["step"]), [f"{s:.2f}"[1:] if s < 1 else "1" for s in result.sigma.values], rotation=90
     )
     axes.set_xlabel("noise level σ")
-    axes.set_title(source.replace(", ", "\n"))
+    axes.set_title(Path(source.split(", ")[0]).name + "".join(f"\n{part}" for part in source.split(", ")[1:]))
     return image
 
 

@@ -20,7 +20,10 @@ from figures import probe_blocks as probe_blocks_figure
 
 ROOT = Path(__file__).parent.parent
 FEW = ["--controls", "mini-wan-random", "--levels", "4", "--train", "10", "--test", "10"]
-TINY = {"patch_heads": [*FEW, "--steps", "2", "3"], "probe_blocks": [*FEW, "--steps", "1", "3"]}
+TINY = {
+    "patch_heads": [*FEW, "--steps", "2", "3"],
+    "probe_blocks": [*FEW, "--unseen", "3", "--autoencoder", "", "--steps", "1", "3"],
+}
 MODULES = {
     "patch_heads": (patch_heads, patch_heads_figure),
     "probe_blocks": (probe_blocks, probe_blocks_figure),

@@ -19,7 +19,7 @@ FLOORS = {
     "clips": 2, "conditioning": 2, "hook_points": 2, "edits": 2, "flow": 2, "video": 2, "plots": 2, "metrics": 2,
     "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3,
     "running": 4, "probing": 4, "training": 4, "tracker": 4,
-    "laws": 5,
+    "laws": 5, "inversion": 5,
     "lens": 6,
     "sweeps": 7, "capture": 7,
     "patching": 8,

@@ -26,6 +26,7 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
     Raises:
         ValueError: unknown name, or a damaged checkpoint (names the file).
     """
+    name, step = models.split_step(str(name))
     if str(name) in models.NAMES:
         source: str | Path = models.locate(str(name))
     elif Path(name).is_dir():
@@ -41,12 +42,15 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
         check_checkpoint(source)
     # diffusers wants to be told of parts that a pipeline is saved without, such as a text encoder.
     absent = dict.fromkeys(_saved_without(source))
-    with _without_chatter(of=str(name) in models.NAMES):
+    with _without_chatter(of=(Path(source) / models.EMPTY_PROMPT).is_file()):
         pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **(absent | options))
     if str(name) == models.RANDOM_INIT:
         from dit_lens.models.mini_wan import new_transformer
 
         pipeline.register_modules(transformer=new_transformer(seed))
+    if step is not None:
+        weights = load_file(models.checkpoint(Path(source), step))
+        pipeline.transformer.load_state_dict({key: value.float() for key, value in weights.items()})
     prompt = Path(source) / models.EMPTY_PROMPT
     if not prompt.is_file():
         return pipeline, None
@@ -110,10 +114,12 @@ def check_checkpoint(folder: Path) -> None:
 
 def fingerprint(name: str | Path) -> str:
     """Tells one set of weights from another: a digest of the parts of its folder, or the hub id itself."""
+    name, step = models.split_step(str(name))
     source = models.locate(str(name)) if str(name) in models.NAMES else Path(name)
     if not source.is_dir():
         return str(name)
     parts = [file for part in sorted(source.iterdir()) if part.is_dir() for file in sorted(part.rglob("*.*"))]
+    parts += [] if step is None else [models.checkpoint(source, step)]
     digests = [sha256(file) for file in parts if file.suffix in (".safetensors", ".json")]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 

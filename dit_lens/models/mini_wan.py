@@ -56,7 +56,13 @@ def save(pipeline: WanPipeline, folder: Path) -> None:
     """Writes the pipeline and the empty-prompt embedding as a diffusers folder (safetensors only)."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_file({"prompt_embeds": empty_prompt()}, folder / EMPTY_PROMPT)
-    parts = [file for part in ("scheduler", "transformer", "vae") for file in sorted((folder / part).glob("*.*"))]
+    write_checksums(folder)
+
+
+def write_checksums(folder: Path) -> None:
+    """Lists the sha256 of every file that loading reads."""
+    folders = ("checkpoints", "scheduler", "transformer", "vae")
+    parts = [file for part in folders for file in sorted((folder / part).glob("*.*"))]
     files = [folder / "model_index.json", folder / EMPTY_PROMPT, *parts]
     lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}" for file in files]
     (folder / CHECKSUMS).write_text("\n".join(lines) + "\n")

@@ -114,8 +114,8 @@ class State:
         """
         saved = torch.load(path, weights_only=True)
         if saved["recipe"] != self.recipe:
-            remedy = "choose another --out, or delete it to begin anew"
-            raise ValueError(f"got {path} of another run ({saved['recipe']}) · expected {self.recipe} · {remedy}")
+            hint = "choose another --out, or delete it to begin anew"
+            raise ValueError(f"got {path} of another run ({saved['recipe']}) · expected {self.recipe} · {hint}")
         self.step, self.seconds = saved["step"], saved["seconds"]
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
@@ -139,19 +139,18 @@ def draw_batch(
 
 
 def reconstruction_loss(
-    vae: Any,
-    video: Float[Tensor, "b 3 f H W"],
-    weight: Float[Tensor, "b 1 f H W"],
-    kl_weight: float,
-    generator: torch.Generator,
+    vae: Any, video: Float[Tensor, "b 3 f H W"], weight: Float[Tensor, "b 1 f H W"], kl: float, rng: torch.Generator
 ) -> Float[Tensor, ""]:
-    """Weighted mean squared error, from latents drawn from the posterior, and the divergence; under `whole_clips`."""
+    """Weighted mean squared error from latents drawn from the posterior, and `kl` times the divergence.
+
+    Under `whole_clips` only. The error is the decoder's own, before stock `decode` clips it to [-1, 1].
+    """
     posterior = DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(video)))
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(video.device)
+    noise = torch.randn(posterior.mean.shape, generator=rng).to(video.device)
     rebuilt = vae.decoder(vae.post_quant_conv(posterior.mean + posterior.std * noise), first_chunk=True)
     error = ((rebuilt - video).square().mean(dim=1, keepdim=True) * weight).sum() / weight.sum()
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).sum(dim=1).mean()
-    return error + kl_weight * divergence
+    return error + kl * divergence
 
 
 def train(state: State, clips: UInt8[np.ndarray, "n F H W 3"], config: Config) -> None:
@@ -160,8 +159,8 @@ def train(state: State, clips: UInt8[np.ndarray, "n F H W 3"], config: Config) -
     started, losses = time.monotonic() - state.seconds, []
     while (progress := max(state.step / config.steps, state.seconds / 60 / config.minutes)) < 1:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
-        video, weight = draw_batch(clips, config, generator)
-        loss = reconstruction_loss(state.model, video, weight, config.kl_weight, generator)
+        batch = draw_batch(clips, config, generator)
+        loss = reconstruction_loss(state.model, *batch, config.kl_weight, generator)
         state.update(loss, min(1.0, (state.step + 1) / 50) * 0.5 * (1 + float(np.cos(np.pi * progress))), config.ema)
         state.step, state.seconds = state.step + 1, time.monotonic() - started
         losses.append(loss.item())
@@ -169,8 +168,8 @@ def train(state: State, clips: UInt8[np.ndarray, "n F H W 3"], config: Config) -
         if state.step % config.save_every == 0:
             bar.set_postfix(loss=f"{np.mean(losses):.4f}")
             _log(config.out / "loss.csv", state, float(np.mean(losses)))
-            losses.clear()
             state.save(config.out / STATE)
+            losses.clear()
     state.save(config.out / STATE)
     bar.close()
 
@@ -197,28 +196,26 @@ def evaluate(vae: Any, config: Config, folder: Path) -> dict[str, float]:
         batches = [draw_batch(clips, config, generator) for _ in range(len(clips) // config.batch_size)]
         losses = [reconstruction_loss(vae, *batch, config.kl_weight, generator).item() for batch in batches]
     video = to_tensor(clips)
-    codes = (vae.encode(some, return_dict=False)[0].mode() for some in video.split(50))
-    rebuilt = torch.cat([vae.decode(code, return_dict=False)[0] for code in codes])
+    rebuilt = torch.cat([vae(some, return_dict=False)[0] for some in video.split(50)])
     draw_rebuilt(clips[:8:2], to_frames(rebuilt[:8:2]), folder / "samples.png")
     return {"loss": float(np.mean(losses))} | reconstruction_quality(rebuilt, video)
 
 
 def card(config: Config, state: State, report: dict[str, float]) -> str:
     """The model card, from what this run measured."""
-    parameters = sum(p.numel() for p in state.model.parameters())
-    budget = f"--minutes {config.minutes:g} --steps {config.steps} --seed {config.seed}"
     return f"""---
 license: apache-2.0
 library_name: diffusers
 ---
 # mini-vae
 
-A causal `AutoencoderKLWan` of {parameters / 1e6:.2f} M parameters, trained from scratch on miniphys: 17 frames of 32x32
-become latents of 16 x 5 x 8 x 8. Settings: `training.json`. Held-out clips above their reconstructions: `samples.png`.
+A causal `AutoencoderKLWan`, trained from scratch on miniphys: 17 frames of 32x32 become latents of 16 x 5 x 8 x 8.
+Settings: `training.json`. Loss curve: `loss.csv`. Held-out clips above their reconstructions: `samples.png`.
 
 | | |
 |---|---|
-| command | `python -m dit_lens.training.autoencoder {budget}` |
+| command | `python -m dit_lens.training.autoencoder --minutes {config.minutes:g} --seed {config.seed}` |
+| parameters | {state.model.num_parameters() / 1e6:.2f} M |
 | optimiser steps | {state.step} of batch {config.batch_size} x {config.frames} frames |
 | time | {state.seconds / 60:.1f} min on {config.device} ({torch.get_num_threads()} threads) |
 | held-out loss | {report["loss"]:.5f} |
@@ -242,8 +239,8 @@ def run(config: Config) -> Path:
     whiten(vae, to_tensor(clips[:1000]).split(50))
     vae.save_pretrained(config.out, safe_serialization=True)
     report = evaluate(vae, replace(config, device="cpu"), config.out)
-    settings = asdict(config) | {"out": str(config.out), "report": report, "torch": torch.__version__}
-    (config.out / "training.json").write_text(json.dumps(settings, indent=1))
+    facts = {"out": str(config.out), "report": report, "torch": torch.__version__}
+    (config.out / "training.json").write_text(json.dumps(asdict(config) | facts, indent=1))
     (config.out / "README.md").write_text(card(config, state, report))
     return config.out
 

@@ -112,8 +112,9 @@ pipeline_tag: text-to-video
 ---
 # {config.model}
 
-A `WanTransformer3DModel` of {parameters / 1e6:.2f} M parameters trained by rectified flow on miniphys, on {SEES[config.model]}.
-17 frames of 32x32, latents 16 x 5 x 8 x 8 by a fixed patch-PCA codec, one fixed empty-prompt embedding.
+A `WanTransformer3DModel` of {parameters / 1e6:.2f} M parameters trained by rectified flow on miniphys, on
+{SEES[config.model]}. 17 frames of 32x32, latents 16 x 5 x 8 x 8 by a fixed patch-PCA codec, one fixed
+empty-prompt embedding.
 
 | | |
 |---|---|

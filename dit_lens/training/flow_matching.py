@@ -162,9 +162,7 @@ def draw_mode(config: Config, generator: torch.Generator) -> str:
     return "per_frame" if chance < config.prefix + config.per_frame else "whole"
 
 
-def draw_levels(
-    mode: str, clips: int, frames: int, config: Config, generator: torch.Generator
-) -> Float[Tensor, "b f"]:
+def draw_levels(mode: str, clips: int, frames: int, config: Config, generator: torch.Generator) -> Float[Tensor, "b f"]:
     """Noise levels by clip and latent frame; 0 where a frame is given clean (never all of them)."""
     columns = frames if mode == "per_frame" else 1
     normal = torch.randn((clips, columns), generator=generator)
@@ -188,9 +186,7 @@ def flow_loss(
     return (error * unknown).sum() / unknown.sum()
 
 
-def velocity(
-    model: Any, noisy: Float[Tensor, "b c f h w"], levels: Float[Tensor, "b f"]
-) -> Float[Tensor, "b c f h w"]:
+def velocity(model: Any, noisy: Float[Tensor, "b c f h w"], levels: Float[Tensor, "b f"]) -> Float[Tensor, "b c f h w"]:
     """The model's velocity; told one timestep per clip where its frames agree, one per token otherwise."""
     timesteps = 1000 * levels
     if (levels == levels[:, :1]).all():
