@@ -57,7 +57,7 @@ train: $(VENV)/.installed
 	$(RUN) -m dit_lens.training --model mini-wan --out $(WEIGHTS)/mini-wan
 	$(RUN) -m dit_lens.training --model mini-wan-null --checkpoints --out $(WEIGHTS)/mini-wan-null
 	$(RUN) -m dit_lens.training --model mini-wan-swap --checkpoints --out $(WEIGHTS)/mini-wan-swap
-	$(RUN) -m dit_lens.training.planted --base $(WEIGHTS)/mini-wan-null --out $(WEIGHTS)/mini-wan-planted
+	$(RUN) -m dit_lens.training.planted --minutes 25 --out $(WEIGHTS)/mini-wan-planted
 	$(RUN) -m dit_lens.training.autoencoder --out $(WEIGHTS)/mini-vae
 
 clean:

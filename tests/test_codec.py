@@ -32,7 +32,7 @@ def test_latents_have_the_causal_layout(codec: AutoencoderPatchPCA, videos: Tens
 def test_latents_of_a_spliced_clip_are_the_splice_of_latents(
     codec: AutoencoderPatchPCA, quadruplets: list[Quadruplet]
 ) -> None:
-    for q in quadruplets:
+    for q in (q for q in quadruplets if q.crossed):
         z = {role: encode(codec, video) for role, video in clips(q).items()}
         latent_splice = (q.splice - 1) // 4 + 1
         c = torch.cat([z["A"][:, :, :latent_splice], z["B"][:, :, latent_splice:]], dim=2)

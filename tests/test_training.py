@@ -112,7 +112,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("model", "says"), [("mini-wan-null", "know nothing"), ("mini-wan-swap", "complementary")])
 def test_a_trained_folder_loads_as_a_lens(tmp_path: Path, model: str, says: str) -> None:
-    folder = run(Config(model=model, out=tmp_path / "twin", steps=2, **TINY))
+    folder = run(Config(model=model, out=tmp_path / "twin", steps=2, save_every=1, **TINY))
     lens = DiTLens.from_pretrained(folder)
     assert lens.blocks == 6 and lens.conditioning.prompt == ""
     assert says in (folder / "README.md").read_text()
