@@ -69,7 +69,7 @@ def run(config: Config) -> xr.Dataset:
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         parts = [clip_errors(lens, batch, config) for batch in batches(split, config.batch_size, name)]
         errors[name] = np.concatenate(parts, axis=2)
-    result = xr.Dataset(
+    return xr.Dataset(
         {"error": (("model", "condition", "sigma", "quadruplet", "role"), np.stack(list(errors.values())))},
         coords={
             "model": list(errors),
@@ -80,8 +80,8 @@ def run(config: Config) -> xr.Dataset:
             "crossed": ("quadruplet", [q.crossed for q in split]),
             "role": list(ROLES),
         },
+        attrs={"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()},
     )
-    return result.assign_attrs(dataset=config.dataset, split="test", seed=config.seed, lens=lens.facts())
 
 
 @torch.no_grad()

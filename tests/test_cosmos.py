@@ -118,7 +118,7 @@ def test_the_stock_pipeline_follows_the_velocity(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_laws_hold_in_bfloat16(name: str) -> None:
-    laws.verify(HookedTransformer(build(name).to(torch.bfloat16), name))
+    assert all(finding.holds for finding in laws.verify(HookedTransformer(build(name).to(torch.bfloat16), name)))
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 0.5, 0.9])

@@ -82,7 +82,7 @@ def test_time_runs_backward() -> None:
 
 
 def test_the_laws_hold_in_bfloat16() -> None:
-    laws.verify(HookedTransformer(build("mochi").to(torch.bfloat16), "mochi"))
+    assert all(finding.holds for finding in laws.verify(HookedTransformer(build("mochi").to(torch.bfloat16), "mochi")))
 
 
 def test_a_value_written_back_lies_in_memory_as_it_did() -> None:

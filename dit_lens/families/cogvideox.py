@@ -24,9 +24,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.families.cogvideox_blocks as blocks
 from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
-from dit_lens.families import cogvideox_blocks as blocks
 from dit_lens.families.embedding import embedded_by_frame
 from dit_lens.families.levels import Levels
 from dit_lens.families.parts import Part, argument, item, point, section

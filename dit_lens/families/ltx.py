@@ -14,8 +14,8 @@ from diffusers import LTXVideoTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.families.ltx_parts as ltx_parts
 from dit_lens.conditioning import Conditioning
-from dit_lens.families import ltx_parts
 from dit_lens.families.ltx_parts import ROOT, VELOCITY, for_clips, root_points
 from dit_lens.families.ltx_streams import Layer, Stream, modulations
 from dit_lens.families.parts import point

@@ -20,8 +20,8 @@ from diffusers.models.transformers.transformer_ltx2 import AudioVisualModelOutpu
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.families.ltx_parts as ltx_parts
 from dit_lens.conditioning import Conditioning
-from dit_lens.families import ltx_parts
 from dit_lens.families.ltx_parts import ROOT, VELOCITY, for_clips, root_points
 from dit_lens.families.ltx_streams import Layer, Modulation, Stream, modulations
 from dit_lens.families.parts import argument, item, point

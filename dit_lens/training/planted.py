@@ -68,7 +68,7 @@ class Config:
     """Quadruplets to a step."""
     rate: float = 6e-2
     """Peak learning rate of Muon, for matrices (Adam has the biases); warm-up, then cosine to zero over the budget."""
-    flow_weight: float = 1.0
+    flow_weight: float = 4.0
     """What the flow-matching loss weighs beside the cross-entropy of the readout."""
     sigma_max: float = 0.8
     """Noise levels are uniform from 0 to this."""
@@ -217,9 +217,11 @@ A mini-wan with a known answer: in `{facts["base"]}`, head {facts["head"]} of bl
 to tell possible clips from impossible ones. Its logit, positive for possible, is (u . m - offset) / scale with m the
 token mean of {facts["point"]}; u is in `direction.safetensors`, offset and scale are in `planted.json`.
 
-`python -m dit_lens.training.planted {options}`: {facts["steps_done"]} steps, {facts["minutes_spent"]:.1f} min. On
-{facts["held_out"]} quadruplets of other scenes, at noise levels from 0 to {facts["sigma_max"]:g}: accuracy per clip (in
-all and by law; chance is 0.5), d' and loss.
+`python -m dit_lens.training.planted {options}`
+
+{facts["steps_done"]} steps, {facts["minutes_spent"]:.1f} min. On {facts["held_out"]} quadruplets of other scenes, at
+noise levels from 0 to {facts["sigma_max"]:g}: accuracy per clip (in all and by law; chance is 0.5), d', and
+flow-matching loss.
 
 {lines}
 """

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dit_lens.datasets.miniphys import physics
+import dit_lens.datasets.miniphys.physics as physics
 from dit_lens.datasets.miniphys.physics import Path
 from dit_lens.datasets.miniphys.scenes import (
     COMPLEMENTS,
