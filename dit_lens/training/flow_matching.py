@@ -11,7 +11,9 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -45,7 +47,7 @@ class Config:
     """Folder of the finished model; runs/MODEL-SEED unless told. Training resumes from what it holds."""
     minutes: float = 120.0
     """Time budget in minutes; training ends here or at `steps`, whichever comes first."""
-    steps: int = 4000
+    steps: int = 8000
     """Optimiser steps at most."""
     quadruplets: int = 10000
     """Quadruplets of the pretraining split (two clips each)."""
@@ -65,7 +67,7 @@ class Config:
     """Mean of the logistic-normal that noise levels are drawn from."""
     sigma_std: float = 1.0
     """Standard deviation of that logistic-normal."""
-    checkpoints: tuple[int, ...] = (125, 250, 500, 1000, 2000)
+    checkpoints: tuple[int, ...] = (125, 250, 500, 1000, 2000, 4000)
     """Steps at which the averaged weights are kept in half precision."""
     save_every: int = 250
     """Steps between two saved states; a killed run repeats at most these."""
@@ -73,6 +75,9 @@ class Config:
     """Seed of initialisation, batches and noise; the world stays the same."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Device to train on; the recipe is the same on all."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of matrix products; weights, optimisers and the loss stay float32. bfloat16 halves the time on processors
+    that multiply it (AVX512-BF16, AMX, GPUs)."""
     compile: bool = False
     """Compile the model (needs a C++ compiler; a sixth faster on a CPU)."""
 
@@ -88,6 +93,8 @@ class State:
         for module in (self.model, self.average):
             nn.Module.to(module, config.device)
         self.model.train()
+        # Plain products and a softmax: the fused kernel's gradient is five times slower in bfloat16 on a CPU.
+        self.model.set_attention_backend("_native_math")
         named = dict(self.model.named_parameters())
         matrices = {name for name, p in named.items() if p.ndim == 2 and name.startswith("blocks.")}
         muon = torch.optim.Muon([named[n] for n in matrices], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
@@ -181,7 +188,7 @@ def flow_loss(
     levels = levels.to(clean.device)
     sigma = levels[:, None, :, None, None]
     noisy = (1 - sigma) * clean + sigma * noise
-    error = (velocity(model, noisy, levels) - (noise - clean)).square().mean(dim=(1, 3, 4))
+    error = (velocity(model, noisy, levels).float() - (noise - clean)).square().mean(dim=(1, 3, 4))
     unknown = (levels > 0).to(error)
     return (error * unknown).sum() / unknown.sum()
 
@@ -207,7 +214,8 @@ def train(state: State, latents: Float[Tensor, "p c f h w"], config: Config, fol
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
         clean = latents[torch.randint(len(latents), (config.batch_size,), generator=generator)].to(config.device)
         levels = draw_levels(draw_mode(config, generator), len(clean), clean.shape[2], config, generator)
-        loss = flow_loss(state.model, clean, levels, generator)
+        with _matrix_products(config):
+            loss = flow_loss(state.model, clean, levels, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         for optimiser, rate in state.optimisers:
@@ -231,6 +239,15 @@ def train(state: State, latents: Float[Tensor, "p c f h w"], config: Config, fol
             state.save(folder / STATE)
     state.save(folder / STATE)
     bar.close()
+
+
+@contextmanager
+def _matrix_products(config: Config) -> Iterator[None]:
+    """Matrix products in the precision that was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # of the RMS norms
+        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            yield
 
 
 def keep_checkpoint(state: State, folder: Path) -> None:

@@ -230,10 +230,11 @@ def hidden_wall(scene: Scene, cast: Cast) -> float:
 
 def _draw_sliding(rng: Rng, style: Style) -> tuple[Scene, Cast]:
     angle = float(rng.choice(RAMPS) * rng.choice([-1, 1]))
-    # Its speed is that of the span at `middle` only: it comes up to a frame early or late.
-    spans = tuple(span for span in HIDDEN_SPANS if span[0] < SPLICE - 1 and span[1] > SPLICE)
+    # Its speed is that of the span at `middle` only: it comes up to a frame early or late, and must be seen on both
+    # sides even where it comes from rest.
+    spans = ((5, 10), (7, 12))
     height = float(rng.uniform(15, 21))
-    scene = _scene(rng, style, spans, top=(0.5, 1.5), gravity=0.5, ramp=angle, ramp_height=height)
+    scene = _scene(rng, style, spans, radius=(2.4, 2.7), top=(0.5, 1.5), gravity=0.35, ramp=angle, ramp_height=height)
     return scene, _cast(rng, style, slope=angle)
 
 
