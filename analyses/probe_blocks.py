@@ -6,10 +6,12 @@ scored once on test scenes and on scenes with unseen shapes, colours or layouts;
 cell that its own training scenes choose. The whole map is shown for test scenes too, for the eye only.
 
 Controls: the latent that each evaluation was fed ("input": inversion carries earlier passes' computation into it),
-plain noising instead of inversion (noise spliced by half) with its input, twins that never saw lawful clips or saw
+plain noising instead of inversion (noise spliced by half) with its input, continuation (the first half given clean,
+the second noised and read) with its input and on the null twin, twins that never saw lawful clips or saw
 another law, a random initialisation, the codec's latents and the pixels, their standard deviation over time (what
 second-order statistics see), and the latents of another autoencoder if one is given. Of lawful changes, what counts is
-how many of the possible clips are called possible.
+how many of the possible clips are called possible. "Transfer" is the accuracy on each property by a probe that was
+fitted on all others; in a twin of another law it may fall below chance.
 
 Output: figures/data/probe_blocks.nc with accuracies (source, step, block) and the table of chosen cells.
 Cost: about a quarter of an hour on two cores with the defaults.
@@ -17,6 +19,7 @@ Cost: about a quarter of an hour on two cores with the defaults.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 import xarray as xr
 from diffusers import AutoencoderKLWan
+from jaxtyping import Bool, Float
 
 from analyses.command import main
 from dit_lens import datasets, models, stats
@@ -36,7 +40,7 @@ from dit_lens.lens import DiTLens
 from dit_lens.probing import estimator, out_of_fold_logits
 from dit_lens.video import to_tensor
 
-Way = Literal["inversion", "noising"]
+Way = Literal["inversion", "noising", "continuation"]
 Splits = Mapping[str, Sequence[Quadruplet]]
 Features = Mapping[str, xr.DataArray]
 
@@ -48,7 +52,8 @@ class Config:
     model: str = "mini-wan"
     """Model in question: a bundled name, a diffusers folder, or a hub id."""
     controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-swap", "mini-wan-random")
-    """Twins and baselines, and other training seeds of the model; none with an empty list."""
+    """Twins and baselines, and other training seeds of these and of the model (folders named MODEL-SEED); none with an
+    empty list."""
     dataset: str = "miniphys"
     """Data set of quadruplets."""
     autoencoder: str = "mini-vae"
@@ -78,10 +83,10 @@ def run(config: Config) -> xr.Dataset:
     parts: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        paths: tuple[Way, ...] = ("inversion", "noising") if name == config.model else ("inversion",)
-        for path in paths:
+        paths: tuple[Way, ...] = ("inversion", "noising", "continuation")
+        for path in paths if name == config.model else ("inversion", "continuation"):
             seen = {part: capture(lens, config, path, split) for part, split in splits.items()}
-            source = name if path == "inversion" else f"{name}, noising"
+            source = name if path == "inversion" else f"{name}, {path}"
             parts.append(score_grid({part: s.activation for part, s in seen.items()}, source))
             if name == config.model:
                 parts.append(score_grid({part: as_block(s.latent) for part, s in seen.items()}, f"{source}, input x_σ"))
@@ -163,6 +168,7 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
         for part, split in (("test", test), ("unseen", unseen)):
             logits[part][cell] = fitted.decision_function(_rows(split, cell)).reshape(-1, len(ROLES))
     best = _best(right.mean((2, 3)))
+    transfer = _transfer(_rows(train, best), label.ravel(), train.property.values, test[:, :, best[0], best[1]])
     own = [_best(right[:, :, train.property.values == prop].mean((2, 3))) for prop in test.property.values]
     return xr.Dataset(
         {
@@ -172,6 +178,7 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
             "chosen_block": int(train.block[best[1]]),
             "logit": (("quadruplet", "role"), logits["test"][best]),
             "own_logit": (("quadruplet", "role"), np.stack([logits["test"][*c, i] for i, c in enumerate(own)])),
+            "transfer_logit": (("quadruplet", "role"), transfer),
             "unseen_logit": (("unseen_quadruplet", "role"), logits["unseen"][best]),
         },
         coords={
@@ -182,6 +189,19 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
             "property": ("quadruplet", test.property.values),
         },
     ).expand_dims(source=[source])
+
+
+def _transfer(
+    x: Float[np.ndarray, "i d"], label: Bool[np.ndarray, " i"], properties: np.ndarray, test: xr.DataArray
+) -> Float[np.ndarray, "q 4"]:
+    """Logits of each property's test clips by a probe fitted on all other properties (its own, where there is one)."""
+    logits, of_row = np.zeros(test.shape[:2]), np.repeat(properties, len(ROLES))
+    for prop in np.unique(test.property):
+        others = of_row != prop if len(np.unique(properties)) > 1 else np.ones_like(label)
+        here = test.property.values == prop
+        fitted = estimator().fit(x[others], label[others])
+        logits[here] = fitted.decision_function(test.values[here].reshape(-1, x.shape[1])).reshape(-1, len(ROLES))
+    return logits
 
 
 def _rows(split: xr.DataArray, cell: tuple[int, ...]) -> np.ndarray:
@@ -196,8 +216,9 @@ def _best(accuracy: np.ndarray) -> tuple[int, int]:
 def chosen(result: xr.Dataset) -> xr.Dataset:
     """Per source, the chosen cell's test scores: accuracy with its interval, d', pairwise accuracy, by property.
 
-    `own` is the accuracy with every property at its own cell, `changes` the share of the possible clips of lawful
-    changes that are called possible, `unseen` the accuracy on unseen shapes, colours and layouts.
+    `own` is the accuracy with every property at its own cell, `transfer` with every property left out of the fit,
+    `changes` the share of the possible clips of lawful changes that are called possible, `unseen` the accuracy on
+    unseen shapes, colours and layouts.
     """
     possible = np.array([True, True, False, False])
     lawful_change = np.isin(result.property.values, CHANGES)
@@ -205,42 +226,57 @@ def chosen(result: xr.Dataset) -> xr.Dataset:
     for source in result.source.values:
         here = result.sel(source=source).transpose(..., "role")
         logit = here.logit.values
-        right, own = (((score.values > 0) == possible).mean(1) for score in (here.logit, here.own_logit))
+        logits = (here.logit, here.own_logit, here.transfer_logit)
+        right, own, transfer = (((score.values > 0) == possible).mean(1) for score in logits)
         accuracy, low, high = stats.bootstrap_ratio(right, np.ones_like(right))
         row = {"accuracy": accuracy, "low": low, "high": high, "d_prime": stats.d_prime(logit)}
         row |= {"pairwise": stats.pairwise_accuracy(logit).mean(), "own": own.mean()}
+        row["transfer"] = transfer.mean()
         row["changes"] = (logit[lawful_change, :2] > 0).mean() if lawful_change.any() else np.nan
         row["unseen"] = ((here.unseen_logit.values > 0) == possible).mean()
         for prop in np.unique(result.property):
             row |= {f"{prop}": right[result.property.values == prop].mean()}
             row |= {f"{prop}, own cell": own[result.property.values == prop].mean()}
+            row |= {f"{prop}, transfer": transfer[result.property.values == prop].mean()}
         rows.append(xr.Dataset(row).expand_dims(source=[source]))
     return xr.concat(rows, "source", data_vars="all")
 
 
+def over_seeds(scores: xr.Dataset) -> list[tuple[str, np.ndarray]]:
+    """(source, accuracies of all its training seeds) where there are several: NAME and folders called NAME-SEED."""
+    groups: dict[str, list[float]] = {}
+    for source in scores.source.values:
+        name, *path = str(source).split(", ")
+        base = re.sub(r"-\d+$", "", Path(name).name)
+        groups.setdefault(", ".join([base, *path]), []).append(float(scores.accuracy.sel(source=source)))
+    return [(name, np.array(values)) for name, values in groups.items() if len(values) > 1]
+
+
 def table(result: xr.Dataset) -> str:
-    """Two blocks: a line per source with its chosen cell and scores, then by property (own cell in brackets)."""
+    """Three blocks: a line per source with its chosen cell and scores; over training seeds; by property."""
     scores = chosen(result)
     properties = [str(p) for p in dict.fromkeys(result.property.values)]
     width = max(len(str(source)) for source in result.source.values)
     lines = [
         f"accuracy per clip on {result.sizes['quadruplet']} test quadruplets (95% intervals over quadruplets);"
         " cell chosen on training scenes",
-        f"{'source':{width}s}  step, block  accuracy              d'     pairwise  own cells  changes called possible"
-        f"  unseen (n = {result.sizes['unseen_quadruplet']})",
+        f"{'source':{width}s}  step, block  accuracy              d'     pairwise  own cells  transfer"
+        f"  changes called possible  unseen (n = {result.sizes['unseen_quadruplet']})",
     ]
     for source in result.source.values:
         row, cell = scores.sel(source=source), result.sel(source=source)
         lines.append(
             f"{source!s:{width}s}  {int(cell.chosen_step):4d}, {int(cell.chosen_block):<5d}"
             f"  {float(row.accuracy):.3f} [{float(row.low):.3f}, {float(row.high):.3f}]  {float(row.d_prime):+.2f}"
-            f"  {float(row.pairwise):.3f}     {float(row.own):.3f}      {float(row.changes):.3f}"
-            f"                    {float(row.unseen):.3f}"
+            f"  {float(row.pairwise):.3f}     {float(row.own):.3f}      {float(row.transfer):.3f}"
+            f"     {float(row.changes):.3f}                    {float(row.unseen):.3f}"
         )
-    lines += ["", f"{'by property (at its own cell)':{width}s}  " + "  ".join(f"{p:>13s}" for p in properties)]
+    for name, values in over_seeds(scores):
+        lines.append(f"{name}, over {len(values)} training seeds: {values.mean():.3f} ± {values.std(ddof=1):.3f} (SD)")
+    lines += ["", f"{'at its own cell (left out of the fit)':{width}s}  " + "  ".join(f"{p:>13s}" for p in properties)]
     for source in result.source.values:
         row = scores.sel(source=source)
-        cells = (f"{float(row[p]):.3f} ({float(row[f'{p}, own cell']):.3f})" for p in properties)
+        cells = (f"{float(row[f'{p}, own cell']):.3f} ({float(row[f'{p}, transfer']):.3f})" for p in properties)
         lines.append(f"{source!s:{width}s}  " + "  ".join(f"{cell:>13s}" for cell in cells))
     return "\n".join(lines)
 

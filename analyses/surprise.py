@@ -26,7 +26,7 @@ from torch import Tensor
 
 from analyses.command import main
 from dit_lens import datasets, stats
-from dit_lens.capture import batches, encode, spliced_noise
+from dit_lens.capture import batches, encode, latent_splice, partly_noised, spliced_noise
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 
@@ -87,8 +87,8 @@ def run(config: Config) -> xr.Dataset:
 @torch.no_grad()
 def clip_errors(lens: DiTLens, quadruplets: Sequence[Quadruplet], config: Config) -> Float[np.ndarray, "3 s q 4"]:
     """Mean squared velocity errors by condition, noise level, quadruplet and role."""
-    clean, clip = encode(lens.encode, quadruplets), quadruplets[0]
-    cut = 1 + (clip.splice - 1) * (clean.shape[2] - 1) // (len(clip.a.frames) - 1)  # latent frames of the first half
+    clean = encode(lens.encode, quadruplets)
+    cut = latent_splice(clean, quadruplets[0])
     total = torch.zeros(len(CONDITIONS), len(config.sigmas), len(clean), device=clean.device)
     for draw in range(config.draws):
         noise = spliced_noise(clean, quadruplets, 1000 * config.seed + draw)
@@ -102,12 +102,8 @@ def frame_errors(
     lens: DiTLens, clean: Float[Tensor, "b c f h w"], noise: Float[Tensor, "b c f h w"], sigma: float, given: int
 ) -> Float[Tensor, "b f"]:
     """Squared error of the velocity by latent frame, the first `given` frames being fed (and told to be) clean."""
-    levels = torch.where(torch.arange(clean.shape[2]) < given, 0.0, sigma).to(clean)[:, None, None]
-    noisy, time = (1 - levels) * clean + levels * noise, torch.tensor(lens.family.to_timestep(sigma))
-    if given:
-        grid = lens.model.grid(lens.model.evaluation(noisy, time, lens.conditioning))
-        time = torch.where(grid.mask(frame=slice(given)), lens.family.to_timestep(0.0), time).expand(len(clean), -1)
-    velocity = lens.model.velocity(lens.model.evaluation(noisy, time, lens.conditioning))
+    fed = partly_noised(lens, clean, noise, sigma, given)
+    velocity = lens.model.velocity(lens.model.evaluation(**fed, conditioning=lens.conditioning))
     return reduce((velocity.float() - (noise - clean)).square(), "b c f h w -> b f", "mean")
 
 

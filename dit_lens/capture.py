@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ import xarray as xr
 from jaxtyping import Float
 from tqdm import tqdm
 
+from dit_lens.cache import ActivationCache
 from dit_lens.choices import check_choice
 from dit_lens.clips import ROLES, Clip, Quadruplet, clip_ids
 from dit_lens.lens import DiTLens
 from dit_lens.trajectory import Trajectory
 
-PATHS = ("inversion", "noising")
+PATHS = ("inversion", "noising", "continuation")
 CROSSINGS = ("pixels", "latent")
 Latents = Float[torch.Tensor, "b c f h w"]
 Encoder = Callable[[Sequence[Clip]], Latents]
@@ -25,16 +26,18 @@ Encoder = Callable[[Sequence[Clip]], Latents]
 
 @dataclass(frozen=True)
 class Route:
-    """How clips get from data to noise: by inverting the sampler, or by plain noising (the baseline).
+    """How clips get from data to noise.
 
     Attributes:
+        path: "inversion" of the sampler; "noising", the straight path to random noise (the baseline); or
+            "continuation", noising of the second half alone while the first is given clean (timestep 0).
         levels: steps of the sampler between data and noise.
         solver: see `flow.SOLVERS`.
         seed: of the noise that "noising" adds; it belongs to a half of A or B and is spliced with it.
         crossing: see `encode`.
     """
 
-    path: Literal["inversion", "noising"] = "inversion"
+    path: Literal["inversion", "noising", "continuation"] = "inversion"
     levels: int = 20
     solver: str = "euler"
     seed: int = 0
@@ -47,8 +50,12 @@ def role_major(quadruplets: Sequence[Quadruplet]) -> list[Clip]:
 
 
 def travel(lens: DiTLens, quadruplets: Sequence[Quadruplet], route: Route, until: int | None = None) -> Trajectory:
-    """The trajectory of all clips of the quadruplets, role by role (see `role_major`)."""
-    check_choice(route.path, PATHS, "path")
+    """The trajectory of all clips of the quadruplets, role by role (see `role_major`).
+
+    Raises:
+        ValueError: a path on which frames do not share their noise level, or an unknown one.
+    """
+    check_choice(route.path, PATHS[:2], "path of one noise level for all frames")
     latents = encode(lens.encode, quadruplets, route.crossing)
     if route.path == "inversion":
         trajectory = lens.invert(latents, steps=route.levels, solver=route.solver, until=until)
@@ -83,9 +90,27 @@ def cross(
     a: Float[torch.Tensor, "c f h w"], b: Float[torch.Tensor, "c f h w"], quadruplet: Quadruplet
 ) -> tuple[Float[torch.Tensor, "c f h w"], Float[torch.Tensor, "c f h w"]]:
     """First half of a with second of b, and first of b with second of a, cut at the latent frame of the splice."""
-    compression = (len(quadruplet.a.frames) - 1) // (a.shape[1] - 1)
-    cut = 1 + (quadruplet.splice - 1) // compression
+    cut = latent_splice(a, quadruplet)
     return torch.cat([a[:, :cut], b[:, cut:]], dim=1), torch.cat([b[:, :cut], a[:, cut:]], dim=1)
+
+
+def latent_splice(latent: Float[torch.Tensor, "*b c f h w"], quadruplet: Quadruplet) -> int:
+    """The latent frame at which the second half begins."""
+    compression = (len(quadruplet.a.frames) - 1) // (latent.shape[-3] - 1)
+    return 1 + (quadruplet.splice - 1) // compression
+
+
+def partly_noised(lens: DiTLens, clean: Latents, noise: Latents, sigma: float, given: int) -> dict[str, Any]:
+    """`latent` and `timestep` with all frames at `sigma` but the first `given`, which are clean and told to be.
+
+    The timestep is that of each token, (b, n), where frames are given, and one for all otherwise.
+    """
+    levels = torch.where(torch.arange(clean.shape[2]) < given, 0.0, sigma).to(clean)[:, None, None]
+    latent, time = (1 - levels) * clean + levels * noise, torch.tensor(lens.family.to_timestep(sigma))
+    if given:
+        grid = lens.model.grid(lens.model.evaluation(latent, time, lens.conditioning))
+        time = torch.where(grid.mask(frame=slice(given)), lens.family.to_timestep(0.0), time).expand(len(clean), -1)
+    return {"latent": latent, "timestep": time}
 
 
 def spliced_noise(latents: Latents, quadruplets: Sequence[Quadruplet], seed: int) -> Latents:
@@ -121,6 +146,8 @@ def capture_pooled(
 ) -> xr.Dataset:
     """Token means of a point of every block, and the latent each evaluation was fed.
 
+    On a "continuation", means are over the tokens of the second half, the one that is noised.
+
     Args:
         steps: at which steps of the route.
         point: the short name of a point of the block itself, such as "resid_post" or "attn_out".
@@ -131,15 +158,13 @@ def capture_pooled(
         `possible` (quadruplet, role), `property` and group ids as coordinates.
     """
     pooled, latents = [], []
-    names = f"blocks.*.hook_{point}"
+    look = _look_ahead if check_choice(route.path, PATHS, "path") == "continuation" else _look
     for batch in batches(quadruplets, batch_size, progress):
-        trajectory = travel(lens, batch, route, until=max(steps))
-        _, cache = lens.run_with_cache(trajectory, steps=steps, names_filter=names, reduce=lambda x: x.mean(1))
+        cache, fed = look(lens, batch, steps, route, f"blocks.*.hook_{point}")
         stacked = torch.stack([cache[point, block] for block in range(lens.blocks)], dim=2)
-        fed = torch.stack([trajectory.latent(step).flatten(1) for step in steps])
         pooled.append(stacked.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3, 4))
-        latents.append(fed.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
-    schedule = trajectory.schedule
+        latents.append(fed.flatten(2).unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
+    schedule = lens.schedule(route.levels)
     return xr.Dataset(
         {
             "activation": (("quadruplet", "role", "step", "block", "feature"), torch.cat(pooled).float().cpu().numpy()),
@@ -156,3 +181,28 @@ def capture_pooled(
             "block": range(lens.blocks),
         },
     )
+
+
+def _look(
+    lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route, names: str
+) -> tuple[ActivationCache, Float[torch.Tensor, "s b c f h w"]]:
+    """Token means at steps of a trajectory, and the latents fed."""
+    trajectory = travel(lens, batch, route, until=max(steps))
+    _, cache = lens.run_with_cache(trajectory, steps=steps, names_filter=names, reduce=lambda x: x.mean(1))
+    return cache, torch.stack([trajectory.latent(step) for step in steps])
+
+
+def _look_ahead(
+    lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route, names: str
+) -> tuple[ActivationCache, Float[torch.Tensor, "s b c f h w"]]:
+    """The same on a continuation, over the tokens of the second half."""
+    clean = encode(lens.encode, batch, route.crossing)
+    noise, cut = spliced_noise(clean, batch, route.seed), latent_splice(clean, batch[0])
+    sigmas = lens.schedule(route.levels).sigmas
+    fed = [partly_noised(lens, clean, noise, sigmas[step], cut) for step in steps]
+    grid = lens.model.grid(lens.model.evaluation(**fed[0], conditioning=lens.conditioning))
+    ahead = grid.mask(frame=slice(cut, None))
+    caches = [lens.run_with_cache(**at, names_filter=names, reduce=lambda x: x[:, ahead].mean(1))[1] for at in fed]
+    tensors = {name: torch.stack([cache[name] for cache in caches]) for name in caches[0]}
+    whole = ActivationCache(tensors, grid, lens.blocks, tuple(steps))
+    return whole, torch.stack([at["latent"] for at in fed])
