@@ -1,14 +1,15 @@
 """Do twins represent what lies within a half as well as the model does? Only then is a twin a control.
 
 Method: clips A and B of lawful quadruplets are noised to one level (the same latents for every model). Of each latent
-frame in which the first object is in sight for at least two of four frames, all tokens of a block's output are read;
-ridge regression decodes position and velocity (R², the mean of x and y), a ridge classifier colour and shape
-(accuracy), from training scenes to test scenes. The block is chosen per target by cross-validation over training scenes.
+frame in which the first object is in sight for at least two of four frames, a block's output is read, all its tokens or
+their mean; ridge regression decodes position and velocity (R², the mean of x and y), a ridge classifier decodes colour
+and shape (accuracy), from training scenes to test scenes. Block, and tokens or mean, are chosen per target by
+cross-validation on training scenes.
 
 Controls: a random initialisation, and the latent that was fed ("input x_σ"), which is the same for all.
 
-Output: figures/data/decode_states.nc with scores (source, target), their intervals over quadruplets, and the model's
-lead over each in points. A twin counts as a control where the lead is within 3 points on position, colour and velocity.
+Output: figures/data/decode_states.nc with what makes up the scores (source, target, quadruplet). The model's lead over
+each source is told in points; a twin counts as a control where it is within 3 on position, colour and velocity.
 Cost: about five minutes on one core with the defaults.
 """
 
@@ -37,6 +38,8 @@ NUMBERS, NAMES = ("position", "velocity"), ("colour", "shape")
 TARGETS = (*NUMBERS, *NAMES)
 STRENGTHS = tuple(float(strength) for strength in np.logspace(0, 6, 7))
 POINTS = 3.0
+FED = "x_σ"
+ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class Config:
     """Steps of the schedule between data and noise."""
     blocks: tuple[int, ...] = (1, 3, 5)
     """Blocks to choose from."""
-    train: int = 220
+    train: int = 660
     """Training quadruplets."""
-    test: int = 110
+    test: int = 330
     """Test quadruplets."""
     batch_size: int = 8
     """Quadruplets to a batch."""
@@ -70,7 +73,7 @@ class Views:
     """Latent frames in which the object is in sight.
 
     Attributes:
-        features: by source within the model ("x_σ" or a block), one row per view.
+        features: by where they are read ("x_σ", "3", "3, mean"), one row per view.
         truth: by target, one row per view.
         group: each view's quadruplet.
     """
@@ -90,15 +93,12 @@ def run(config: Config) -> xr.Dataset:
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         train, test = (views(lens, split, config) for split in splits)
-        blocks = [str(block) for block in config.blocks]
-        parts.append(score(train, test, blocks).expand_dims(source=[name]))
+        parts.append(score(train, test, [place for place in train.features if place != FED]).expand_dims(source=[name]))
         if name == config.model:
-            parts.append(score(train, test, ["x_σ"]).expand_dims(source=["input x_σ"]))
+            parts.append(score(train, test, [FED]).expand_dims(source=[f"input {FED}"]))
             sigma, facts = lens.schedule(config.levels).sigmas[config.step], lens.facts()
-    result = xr.concat(parts, "source")
-    result["lead"] = 100 * (result.score.isel(source=0) - result.score)
     attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": facts, "sigma": sigma}
-    return result.assign_attrs(attrs | {"quadruplets": config.test, "views": len(test.group)})
+    return xr.concat(parts, "source").assign_attrs(attrs | {"views": len(test.group)})
 
 
 @torch.no_grad()
@@ -113,8 +113,10 @@ def views(lens: DiTLens, split: Sequence[Quadruplet], config: Config) -> Views:
         trajectory = travel(lens, batch, route)[: len(clips)]
         names = [f"blocks.{block}.hook_resid_post" for block in config.blocks]
         _, cache = lens.run_with_cache(trajectory, config.step, names_filter=names)
-        read = {str(block): cache.grid("resid_post", block).flatten(2) for block in config.blocks}
-        read["x_σ"] = rearrange(trajectory.latent(config.step), "b c f h w -> b f (c h w)")
+        states = {str(block): cache.grid("resid_post", block).flatten(2, 3) for block in config.blocks}
+        read = {name: tokens.flatten(2) for name, tokens in states.items()}
+        read |= {f"{name}, mean": tokens.mean(2) for name, tokens in states.items()}
+        read[FED] = rearrange(trajectory.latent(config.step), "b c f h w -> b f (c h w)")
         seen = [(i, frame, frames) for i, clip in enumerate(clips) for frame, frames in in_sight(clip)]
         for name, values in read.items():
             features.setdefault(name, []).append(
@@ -153,18 +155,34 @@ def _told(clip: Clip, target: str, frames: np.ndarray) -> np.ndarray:
 
 
 def score(train: Views, test: Views, sources: Sequence[str]) -> xr.Dataset:
-    """Test scores by target with their 95% intervals over quadruplets; the source is chosen on training scenes."""
-    rows = []
-    for target in TARGETS:
-        y, fits = train.truth[target], {name: _estimator(target) for name in sources}
-        inside = {name: _inside(fit, train, name, target) for name, fit in fits.items()} if len(fits) > 1 else {}
-        best = max(inside, key=inside.__getitem__) if inside else sources[0]
-        predicted = fits[best].fit(train.features[best], y).predict(test.features[best])
-        good, whole = (_by_group(part, test.group) for part in _share(test.truth[target], predicted, y))
-        value, low, high = stats.bootstrap_ratio(good, whole)
-        rows.append({"score": float(value), "low": float(low), "high": float(high), "block": best})
-    names = {key: ("target", [row[key] for row in rows]) for key in rows[0]}
-    return xr.Dataset(names, coords={"target": list(TARGETS)})
+    """`good` and `whole` by target and test quadruplet, whose sums have the score as ratio, and the `place` read."""
+    groups = np.unique(test.group)
+    good, whole = np.zeros((2, len(TARGETS), len(groups)))
+    chosen: list[str] = []
+    for i, target in enumerate(TARGETS):
+        fit, y = _estimator(target), train.truth[target]
+        inside = [_inside(fit, train, name, target) for name in sources] if len(sources) > 1 else [0.0]
+        chosen.append(sources[int(np.argmax(inside))])
+        predicted = fit.fit(train.features[chosen[-1]], y).predict(test.features[chosen[-1]])
+        parts = _share(test.truth[target], np.asarray(predicted), y)
+        good[i], whole[i] = ([part[test.group == group].sum() for group in groups] for part in parts)
+    names = ("target", "quadruplet")
+    return xr.Dataset(
+        {"good": (names, good), "whole": (names, whole), "place": ("target", chosen)},
+        coords={"target": list(TARGETS), "quadruplet": groups},
+    )
+
+
+def scores(result: xr.Dataset) -> xr.Dataset:
+    """Score and the first source's lead (in points) by source and target, each with its 95% interval."""
+    good, whole = (result[name].transpose("quadruplet", "source", "target").values for name in ("good", "whole"))
+    parts = {
+        "score": stats.bootstrap_ratio(good, whole),
+        "lead": stats.bootstrap_ratio(100 * (good[:, :1] - good), whole),
+    }
+    named = {f"{key}{end}": value for key, values in parts.items() for end, value in zip(ENDS, values, strict=True)}
+    coords = {"source": result.source.values, "target": result.target.values}
+    return xr.Dataset({key: (("source", "target"), value) for key, value in named.items()}, coords=coords)
 
 
 def _inside(fit: Pipeline, train: Views, name: str, target: str) -> float:
@@ -173,10 +191,6 @@ def _inside(fit: Pipeline, train: Views, name: str, target: str) -> float:
     predicted = np.asarray(cross_val_predict(fit, x, y, groups=train.group, cv=GroupKFold(3)))
     good, whole = _share(y, predicted, y)
     return float(good.sum() / whole.sum())
-
-
-def _by_group(values: Float[np.ndarray, " v"], group: np.ndarray) -> Float[np.ndarray, " g"]:
-    return np.array([values[group == name].sum() for name in np.unique(group)])
 
 
 def _estimator(target: str) -> Pipeline:
@@ -194,28 +208,30 @@ def _share(truth: np.ndarray, predicted: np.ndarray, train: np.ndarray) -> tuple
 
 
 def table(result: xr.Dataset) -> str:
-    """A line per source: scores with intervals and the model's lead in points; which twins count as controls."""
-    made = results.facts(result)
-    facts = (
-        f"position, velocity: R²; colour, shape: accuracy; σ = {made['sigma']:.2f};"
-        f" {made['views']} views of {made['quadruplets']} test quadruplets (95% intervals over these)"
-    )
+    """A line per source: scores and the model's lead with their intervals; which twins count as controls."""
+    made, measured = results.facts(result), scores(result)
     width = max(len(str(source)) for source in result.source.values)
-    heads = "".join(f"{target:>30s}" for target in result.target.values)
-    lines = [facts, f"{'source':{width}s}{heads}     (lead of the model in points)"]
+    lines = [
+        f"position, velocity: R²; colour, shape: accuracy; σ = {made['sigma']:.2f}; {made['views']} views of"
+        f" {result.sizes['quadruplet']} test quadruplets (95% intervals over these); lead of the model in points",
+        f"{'source':{width}s}" + "".join(f"   {target:40s}" for target in result.target.values),
+    ]
     for source in result.source.values:
-        row = result.sel(source=source)
-        cells = [
-            f"{float(s):.3f} [{float(low):.3f}, {float(high):.3f}] ({float(d):+5.1f})"
-            for s, low, high, d in zip(row.score, row.low, row.high, row.lead, strict=True)
-        ]
-        lines.append(f"{source!s:{width}s}" + "".join(f"{cell:>30s}" for cell in cells))
-    asked = result.sel(target=["position", "colour", "velocity"]).lead
+        row = measured.sel(source=source)
+        cells = (
+            _cell({str(key): float(row[key].sel(target=target)) for key in row}) for target in result.target.values
+        )
+        lines.append(f"{source!s:{width}s}" + "".join(f"   {cell:40s}" for cell in cells))
     for source in result.source.values[1:]:
-        worst = float(np.abs(asked.sel(source=source)).max())
+        worst = float(np.abs(measured.lead.sel(source=source, target=["position", "colour", "velocity"])).max())
         verdict = "counts as a control" if worst <= POINTS else "does not count as a control"
-        lines.append(f"{source!s:{width}s}  largest difference {worst:.1f} points: {verdict}")
+        lines.append(f"{source!s:{width}s}   largest lead on position, colour, velocity: {worst:.1f} points; {verdict}")
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, float]) -> str:
+    lead = f"{row['lead']:+.1f} [{row['lead_low']:+.1f}, {row['lead_high']:+.1f}]"
+    return f"{row['score']:.3f} [{row['score_low']:.3f}, {row['score_high']:.3f}] {lead}"
 
 
 if __name__ == "__main__":

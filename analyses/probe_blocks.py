@@ -1,17 +1,19 @@
 """Where along depth and noise level is plausibility linearly decodable, and is it the trained model that computes it?
 
-Method: clips are inverted; at each step one fresh evaluation gives every block's output, averaged over all tokens. A
-logistic probe is fitted on training scenes. The cell (step, block) is chosen out of fold on training scenes and then
-scored once on test scenes and on scenes with unseen shapes, colours or layouts; each property is also scored at the
-cell that its own training scenes choose. The whole map is shown for test scenes too, for the eye only.
+Method: clips are inverted; at each step one fresh evaluation gives every block's output, averaged over the tokens of
+each latent frame. A logistic probe is fitted on training scenes. The cell (step, block) is chosen out of fold on
+training scenes and then scored once on test scenes and on scenes with unseen shapes, colours or layouts; each property
+is also scored at the cell that its own training scenes choose. The whole map is shown for test scenes too, for the eye
+only. "Accuracy" asks for one threshold for all scenes, "pairwise" whether the possible clip of a scene comes before the
+impossible one, d' how sure that is.
 
-Controls: the latent that each evaluation was fed ("input": inversion carries earlier passes' computation into it),
-plain noising instead of inversion (noise spliced by half) with its input, continuation (the first half given clean,
-the second noised and read) with its input and on the null twin, twins that never saw lawful clips or saw
-another law, a random initialisation, the codec's latents and the pixels, their standard deviation over time (what
-second-order statistics see), and the latents of another autoencoder if one is given. Of lawful changes, what counts is
-how many of the possible clips are called possible. "Transfer" is the accuracy on each property by a probe that was
-fitted on all others; in a twin of another law it may fall below chance.
+Controls: the latent that each evaluation was fed ("input": inversion carries earlier passes' computation into it);
+plain noising instead of inversion (noise spliced by half) with its input; continuation (the first half given clean, the
+second noised) with its input; twins that never saw lawful clips or saw another law, and a random initialisation; the
+codec's latents and the pixels; their standard deviation over time (what second-order statistics see); the latents of
+another autoencoder if one is given. Of lawful changes, what counts is how many of the possible clips are called
+possible. "Transfer" is the accuracy on each property by a probe that was fitted on all others; in a twin of another law
+it may fall below chance.
 
 Output: figures/data/probe_blocks.nc with accuracies (source, step, block) and the table of chosen cells.
 Cost: about a quarter of an hour on two cores with the defaults.
@@ -58,7 +60,9 @@ class Config:
     """Data set of quadruplets."""
     autoencoder: str = "mini-vae"
     """Another autoencoder whose latents are probed beside the model's own: bundled, or a folder; none if empty."""
-    steps: tuple[int, ...] = (4, 8, 11, 14, 17, 19)
+    pooling: Literal["frames", "tokens"] = "frames"
+    """Mean over the tokens of each latent frame (the frames side by side), or over all tokens."""
+    steps: tuple[int, ...] = (4, 8, 11, 14, 17)
     """Steps to read at, counted from data (0) to noise."""
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
@@ -110,7 +114,9 @@ def capture(lens: DiTLens, config: Config, path: Way, split: Sequence[Quadruplet
     """Pooled block outputs and the latents fed, along one path."""
     route = Route(path, config.levels, "euler", config.seed)
     name = f"{lens.name}, {path}"
-    return capture_pooled(lens, split, config.steps, route, batch_size=config.batch_size, progress=name)
+    return capture_pooled(
+        lens, split, config.steps, route, pooling=config.pooling, batch_size=config.batch_size, progress=name
+    )
 
 
 def flat_sources(lens: DiTLens, autoencoder: str) -> list[tuple[str, Encoder, str]]:
@@ -154,9 +160,9 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
     """Accuracy of every cell out of fold on training scenes and on test scenes; scores of the chosen cells in full.
 
     Args:
-        features: by split, (quadruplet, role, step, block, feature).
+        features: by split ("train", "test", and maybe "unseen"), (quadruplet, role, step, block, feature).
     """
-    train, test, unseen = (features[part] for part in ("train", "test", "unseen"))
+    train, test, unseen = features["train"], features["test"], features.get("unseen")
     shape = (train.sizes["step"], train.sizes["block"])
     groups, label = np.repeat(train.quadruplet.values, len(ROLES)), train.possible.values
     right = np.zeros((*shape, *label.shape))
@@ -165,12 +171,12 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
         x = _rows(train, cell)
         right[cell] = (out_of_fold_logits(x, label.ravel(), groups).reshape(label.shape) > 0) == label
         fitted = estimator().fit(x, label.ravel())
-        for part, split in (("test", test), ("unseen", unseen)):
-            logits[part][cell] = fitted.decision_function(_rows(split, cell)).reshape(-1, len(ROLES))
+        for part in features.keys() - {"train"}:
+            logits[part][cell] = fitted.decision_function(_rows(features[part], cell)).reshape(-1, len(ROLES))
     best = _best(right.mean((2, 3)))
     transfer = _transfer(_rows(train, best), label.ravel(), train.property.values, test[:, :, best[0], best[1]])
     own = [_best(right[:, :, train.property.values == prop].mean((2, 3))) for prop in test.property.values]
-    return xr.Dataset(
+    scored = xr.Dataset(
         {
             "train_accuracy": (("step", "block"), right.mean((2, 3))),
             "test_accuracy": (("step", "block"), ((logits["test"] > 0) == test.possible.values).mean((2, 3))),
@@ -179,16 +185,18 @@ def score_grid(features: Features, source: str) -> xr.Dataset:
             "logit": (("quadruplet", "role"), logits["test"][best]),
             "own_logit": (("quadruplet", "role"), np.stack([logits["test"][*c, i] for i, c in enumerate(own)])),
             "transfer_logit": (("quadruplet", "role"), transfer),
-            "unseen_logit": (("unseen_quadruplet", "role"), logits["unseen"][best]),
         },
         coords={
             "step": train.step.values,
             "block": train.block.values,
             "quadruplet": test.quadruplet.values,
-            "unseen_quadruplet": unseen.quadruplet.values,
             "property": ("quadruplet", test.property.values),
         },
-    ).expand_dims(source=[source])
+    )
+    if unseen is not None:
+        scored = scored.assign_coords(unseen_quadruplet=unseen.quadruplet.values)
+        scored["unseen_logit"] = ("unseen_quadruplet", "role"), logits["unseen"][best]
+    return scored.expand_dims(source=[source])
 
 
 def _transfer(
@@ -233,7 +241,8 @@ def chosen(result: xr.Dataset) -> xr.Dataset:
         row |= {"pairwise": stats.pairwise_accuracy(logit).mean(), "own": own.mean()}
         row["transfer"] = transfer.mean()
         row["changes"] = (logit[lawful_change, :2] > 0).mean() if lawful_change.any() else np.nan
-        row["unseen"] = ((here.unseen_logit.values > 0) == possible).mean()
+        if "unseen_logit" in here:
+            row["unseen"] = ((here.unseen_logit.values > 0) == possible).mean()
         for prop in np.unique(result.property):
             row |= {f"{prop}": right[result.property.values == prop].mean()}
             row |= {f"{prop}, own cell": own[result.property.values == prop].mean()}

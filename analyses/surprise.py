@@ -69,18 +69,26 @@ def run(config: Config) -> xr.Dataset:
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         parts = [clip_errors(lens, batch, config) for batch in batches(split, config.batch_size, name)]
         errors[name] = np.concatenate(parts, axis=2)
-    return xr.Dataset(
-        {"error": (("model", "condition", "sigma", "quadruplet", "role"), np.stack(list(errors.values())))},
-        coords={
-            "model": list(errors),
+    error = xr.concat(
+        [labelled(values, split, config) for values in errors.values()], xr.Variable("model", list(errors))
+    )
+    attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
+    return error.to_dataset(name="error").assign_attrs(attrs)
+
+
+def labelled(errors: Float[np.ndarray, "3 s q 4"], split: Sequence[Quadruplet], config: Config) -> xr.DataArray:
+    """Errors (condition, sigma, quadruplet, role) with what is known of the quadruplets."""
+    return xr.DataArray(
+        errors,
+        {
             "condition": list(CONDITIONS),
             "sigma": list(config.sigmas),
             "quadruplet": [q.id for q in split],
+            "role": list(ROLES),
             "property": ("quadruplet", [q.property for q in split]),
             "crossed": ("quadruplet", [q.crossed for q in split]),
-            "role": list(ROLES),
         },
-        attrs={"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()},
+        ("condition", "sigma", "quadruplet", "role"),
     )
 
 

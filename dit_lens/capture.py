@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
+from einops import reduce
 from jaxtyping import Float
 from tqdm import tqdm
 
-from dit_lens.cache import ActivationCache
 from dit_lens.choices import check_choice
 from dit_lens.clips import ROLES, Clip, Quadruplet, clip_ids
 from dit_lens.lens import DiTLens
@@ -20,6 +20,7 @@ from dit_lens.trajectory import Trajectory
 
 PATHS = ("inversion", "noising", "continuation")
 CROSSINGS = ("pixels", "latent")
+POOLINGS = ("tokens", "frames")
 Latents = Float[torch.Tensor, "b c f h w"]
 Encoder = Callable[[Sequence[Clip]], Latents]
 
@@ -141,29 +142,30 @@ def capture_pooled(
     steps: Sequence[int],
     route: Route,
     point: str = "resid_post",
+    pooling: Literal["tokens", "frames"] = "tokens",
     batch_size: int = 8,
     progress: str | None = None,
 ) -> xr.Dataset:
     """Token means of a point of every block, and the latent each evaluation was fed.
 
-    On a "continuation", means are over the tokens of the second half, the one that is noised.
-
     Args:
         steps: at which steps of the route.
         point: the short name of a point of the block itself, such as "resid_post" or "attn_out".
+        pooling: mean over all "tokens", or over those of each latent frame, side by side ("frames").
         batch_size: quadruplets to a batch.
 
     Returns:
         `activation` (quadruplet, role, step, block, feature) and `latent` (quadruplet, role, step, value), with
         `possible` (quadruplet, role), `property` and group ids as coordinates.
     """
+    check_choice(pooling, POOLINGS, "pooling")
     pooled, latents = [], []
-    look = _look_ahead if check_choice(route.path, PATHS, "path") == "continuation" else _look
     for batch in batches(quadruplets, batch_size, progress):
-        cache, fed = look(lens, batch, steps, route, f"blocks.*.hook_{point}")
-        stacked = torch.stack([cache[point, block] for block in range(lens.blocks)], dim=2)
-        pooled.append(stacked.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3, 4))
-        latents.append(fed.flatten(2).unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
+        fed = _fed(lens, batch, steps, route)
+        seen = torch.stack([_pooled(lens, at, point, pooling) for at in fed])
+        pooled.append(seen.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3, 4))
+        values = torch.stack([at["latent"] for at in fed]).flatten(2)
+        latents.append(values.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
     schedule = lens.schedule(route.levels)
     return xr.Dataset(
         {
@@ -183,26 +185,24 @@ def capture_pooled(
     )
 
 
-def _look(
-    lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route, names: str
-) -> tuple[ActivationCache, Float[torch.Tensor, "s b c f h w"]]:
-    """Token means at steps of a trajectory, and the latents fed."""
+def _fed(lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route) -> list[dict[str, Any]]:
+    """What the transformer is fed at each step of the route, role by role: `latent` and `timestep`."""
+    schedule = lens.schedule(route.levels)
+    if check_choice(route.path, PATHS, "path") == "continuation":
+        clean = encode(lens.encode, batch, route.crossing)
+        noise, cut = spliced_noise(clean, batch, route.seed), latent_splice(clean, batch[0])
+        return [partly_noised(lens, clean, noise, schedule.sigmas[step], cut) for step in steps]
     trajectory = travel(lens, batch, route, until=max(steps))
-    _, cache = lens.run_with_cache(trajectory, steps=steps, names_filter=names, reduce=lambda x: x.mean(1))
-    return cache, torch.stack([trajectory.latent(step) for step in steps])
+    return [{"latent": trajectory.latent(s), "timestep": torch.tensor(schedule.timesteps[s])} for s in steps]
 
 
-def _look_ahead(
-    lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route, names: str
-) -> tuple[ActivationCache, Float[torch.Tensor, "s b c f h w"]]:
-    """The same on a continuation, over the tokens of the second half."""
-    clean = encode(lens.encode, batch, route.crossing)
-    noise, cut = spliced_noise(clean, batch, route.seed), latent_splice(clean, batch[0])
-    sigmas = lens.schedule(route.levels).sigmas
-    fed = [partly_noised(lens, clean, noise, sigmas[step], cut) for step in steps]
-    grid = lens.model.grid(lens.model.evaluation(**fed[0], conditioning=lens.conditioning))
-    ahead = grid.mask(frame=slice(cut, None))
-    caches = [lens.run_with_cache(**at, names_filter=names, reduce=lambda x: x[:, ahead].mean(1))[1] for at in fed]
-    tensors = {name: torch.stack([cache[name] for cache in caches]) for name in caches[0]}
-    whole = ActivationCache(tensors, grid, lens.blocks, tuple(steps))
-    return whole, torch.stack([at["latent"] for at in fed])
+def _pooled(lens: DiTLens, fed: dict[str, Any], point: str, pooling: str) -> Float[torch.Tensor, "b l feature"]:
+    """A point of every block in one evaluation, its tokens averaged where it is made."""
+    grid = lens.model.grid(lens.model.evaluation(**fed, conditioning=lens.conditioning))
+    parts = grid.frames if pooling == "frames" else 1
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return reduce(x, "b (f n) d -> b (f d)", "mean", f=parts)
+
+    _, cache = lens.run_with_cache(**fed, names_filter=f"blocks.*.hook_{point}", reduce=mean)
+    return torch.stack([cache[point, block] for block in range(lens.blocks)], dim=1)

@@ -38,6 +38,28 @@ def test_pooled_capture_equals_single_evaluations(lens: DiTLens) -> None:
     assert seen.possible.isel(quadruplet=0).values.tolist() == [True, True, False, False]
 
 
+def test_a_continuation_gives_the_first_half_clean_and_says_so(lens: DiTLens) -> None:
+    route = Route("continuation", levels=4)
+    seen = capture_pooled(lens, QUADRUPLETS, [1, 3], route, pooling="frames", batch_size=2)
+    clean = lens.encode(role_major(QUADRUPLETS))
+    noise = spliced_noise(clean, QUADRUPLETS, 0)
+    sigma, cut = lens.schedule(4).sigmas[3], 3
+    latent = clean.clone()
+    latent[:, :, cut:] = (1 - sigma) * clean[:, :, cut:] + sigma * noise[:, :, cut:]
+    fed = torch.from_numpy(seen.latent.sel(step=3).values).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(fed, latent.flatten(1), rtol=0, atol=1e-6)
+    time = torch.zeros(12, 5, 16)
+    time[:, cut:] = 1000 * sigma
+    _, cache = lens.run_with_cache(latent=latent, timestep=time.flatten(1), names_filter="blocks.2.hook_resid_post")
+    by_frame = cache.grid("resid_post", 2).mean((2, 3)).flatten(1)
+    captured = torch.from_numpy(seen.activation.sel(step=3, block=2).values).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(captured, by_frame, rtol=0, atol=1e-5)
+    told_otherwise = lens.run_with_cache(
+        latent=latent, timestep=1000 * sigma, names_filter="blocks.2.hook_resid_post"
+    )[1].grid("resid_post", 2).mean((2, 3)).flatten(1)  # fmt: skip
+    assert (captured - told_otherwise).abs().max() > 1e-3
+
+
 def test_unknown_path_is_refused(lens: DiTLens) -> None:
     with pytest.raises(ValueError, match="inversion"):
         travel(lens, QUADRUPLETS, Route("inversoin"))  # pyright: ignore[reportArgumentType]
