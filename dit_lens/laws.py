@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.conditioning import Conditioning
+from dit_lens.families.parts import upcast
 from dit_lens.hook_points import Hook, HookPoint
 from dit_lens.running import Evaluation, HookedTransformer, Request
 
@@ -37,7 +38,7 @@ class Finding:
 def findings(model: HookedTransformer, seed: int = 0) -> list[Finding]:
     """Every law on a tiny random input.
 
-    - sum: the stream after writes is the stream before plus the writes, gates included;
+    - sum: the stream after writes is the stream before plus the writes, gates included, in the model's dtype;
     - attention: softmax(q k) v = z, and the heads' results and the bias make the projection's output;
     - idle: a model that is read everywhere puts out what it does unread, to the bit;
     - identity: writing back what was read, everywhere at once, changes no bit.
@@ -51,8 +52,8 @@ def findings(model: HookedTransformer, seed: int = 0) -> list[Finding]:
     written, _ = model.run_with(evaluation, {name: [_same] for name in writable}, Request())
     found.append(_exact("identity", EVERY, plain, written))
     for before, names, after in streams(list(model.table.points)):
-        total = sum((cache[name].float() for name in names), cache[before].float())
-        found.append(_close("sum", after, total, cache[after], dtype))
+        total = sum((upcast(cache[name]) for name in names), upcast(cache[before]))
+        found.append(_close("sum", after, total.type_as(cache[after]), cache[after], dtype))
     found += [_close("attention", law.name, pair[0], pair[1], dtype) for law, pair in _pairs(model, evaluation)]
     return found
 
@@ -113,9 +114,13 @@ def _same(x: Tensor, hook: Hook) -> Tensor:
 
 def _exact(law: str, point: str, one: Tensor | None, other: Tensor | None) -> Finding:
     assert one is not None and other is not None
-    return Finding(law, point, float((one.float() - other.float()).abs().max()), 0.0)
+    return Finding(law, point, _difference(one, other), 0.0)
 
 
 def _close(law: str, point: str, one: Tensor, other: Tensor, dtype: torch.dtype) -> Finding:
     scale = float(other.abs().max()) or 1.0
-    return Finding(law, point, float((one.float() - other.float()).abs().max()) / scale, TOLERANCES[dtype])
+    return Finding(law, point, _difference(one, other) / scale, TOLERANCES[dtype])
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((upcast(one) - upcast(other)).abs().max())

@@ -15,16 +15,38 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     MochiTransformer3DModel,
+    SkyReelsV2Transformer3DModel,
     WanTransformer3DModel,
 )
 from torch import nn
 
+WAN = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+    "text_dim": 16, "freq_dim": 32, "ffn_dim": 32, "num_layers": 3, "rope_max_seq_len": 32,
+}  # fmt: skip
 
-def wan() -> nn.Module:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=32, ffn_dim=32, num_layers=3, rope_max_seq_len=32,
-    )  # fmt: skip
+
+def wan(**config: Any) -> nn.Module:
+    return WanTransformer3DModel(**WAN | config)
+
+
+def wan_i2v() -> nn.Module:
+    """As Wan 2.1: a mask and the latent of the first frame beside the latent, and image tokens."""
+    return wan(in_channels=12, image_dim=10, added_kv_proj_dim=24)
+
+
+def wan22_i2v() -> nn.Module:
+    """As Wan 2.2 A14B: a mask and the latent of the first frame beside the latent, and no image tokens."""
+    return wan(in_channels=12)
+
+
+def skyreels(**config: Any) -> nn.Module:
+    """As the diffusion-forcing models, told of frames per second, with attention causal by blocks of two frames."""
+    return SkyReelsV2Transformer3DModel(**WAN | {"inject_sample_info": True, "num_frame_per_block": 2} | config)
+
+
+def skyreels_i2v() -> nn.Module:
+    return skyreels(in_channels=12, image_dim=10, added_kv_proj_dim=24, inject_sample_info=False, num_frame_per_block=1)
 
 
 def ltx() -> nn.Module:
@@ -121,6 +143,10 @@ def cosmos_25() -> nn.Module:
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "wan": wan,
+    "wan_i2v": wan_i2v,
+    "wan22_i2v": wan22_i2v,
+    "skyreels": skyreels,
+    "skyreels_i2v": skyreels_i2v,
     "mochi": mochi,
     "cosmos": cosmos,
     "cosmos_1": cosmos_1,

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AllegroPipeline
+from diffusers import AllegroPipeline, AutoencoderKLAllegro
 from diffusers.schedulers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from small_models import build
-from torch import Tensor
 
 from dit_lens import laws
 from dit_lens.families import allegro
@@ -66,13 +65,14 @@ def test_inputs_are_what_the_stock_pipeline_feeds(model: HookedTransformer) -> N
 
 
 def test_latents_are_decoded_as_the_stock_pipeline_decodes_them() -> None:
-    def decoded(z: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=z.transpose(1, 2))  # the stock autoencoder puts frames first
-
-    config = SimpleNamespace(scaling_factor=0.13)
-    vae: Any = SimpleNamespace(config=config, decode=decoded, device=torch.device("cpu"), dtype=torch.float32)
-    latent, stub = torch.randn(1, 4, 2, 3, 3), SimpleNamespace(vae=vae)
-    assert torch.equal(allegro.decode(vae, latent), AllegroPipeline.decode_latents(stub, latent))  # type: ignore
+    vae: Any = AutoencoderKLAllegro(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, sample_size=160
+    )
+    vae.enable_tiling()
+    latent, stub = torch.randn(1, 4, 6, 20, 20), SimpleNamespace(vae=vae.requires_grad_(False).eval())
+    stock = AllegroPipeline.decode_latents(stub, latent)  # type: ignore
+    assert stock.abs().max() > 0.01
+    torch.testing.assert_close(allegro.decode(vae, latent), stock)
 
 
 def test_another_schedule_than_the_model_s_does_not_load() -> None:

@@ -239,12 +239,6 @@ def test_latents_are_those_of_the_stock_pipelines(name: str, vae: Any, size: int
     torch.testing.assert_close(family.decode(stock, latent), stock.decode(latent * std + mean).sample)
 
 
-def test_latents_without_statistics_are_the_autoencoder_s_own() -> None:
-    vae = SimpleNamespace(config=SimpleNamespace(latents_mean=None, latents_std=None))
-    mean, std = family._statistics(vae, torch.zeros(1, 4, 2, 8, 8))
-    assert (float(mean), float(std)) == (0.0, 1.0)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     flow = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(TypeError, match="without control"):

@@ -179,12 +179,6 @@ def test_latents_are_those_of_the_stock_pipeline(vae: AutoencoderKLMochi) -> Non
     torch.testing.assert_close(mochi.decode(vae, latent), vae.decode(own).sample)
 
 
-def test_a_vae_without_statistics_is_scaled_alone() -> None:
-    config = SimpleNamespace(latents_mean=None, latents_std=None, scaling_factor=0.5)
-    mean, std = mochi._statistics(SimpleNamespace(config=config))
-    assert (float(mean), float(std)) == (0.0, 2.0)
-
-
 def test_what_does_not_fit_is_refused(model: HookedTransformer) -> None:
     parts = SimpleNamespace(transformer=model.transformer, vae=SimpleNamespace(config={"latent_channels": 12}))
     with pytest.raises(TypeError, match="4 input channels over latents of 12"):

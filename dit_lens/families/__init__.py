@@ -9,8 +9,12 @@ A family is a module with
 - `example`, `inputs`, `input_dtype`, `grid`: how the transformer is called;
 - `hook_table`: how its modules spell the vocabulary;
 - `of`, where its conventions differ from model to model: the family as one transformer has it;
-- where its pipeline's calls need it, `OUTPUT` (the class of what one puts out) and `passed_over` (does one leave a
-  hook point out?).
+- where its pipeline's calls need it, `OUTPUT` (the class of what one puts out), `passed_over` (does one leave a
+  hook point out?) and `CALL` (what its arguments call the conditioning);
+- where its pipeline does so, `boundary` (the noise level between two experts), `by_frame` (is time told for every
+  frame?) and `given_frames` (clean frames that a clip begins with, by its conditioning).
+
+What most families share is taken from `conventions.py` by assignment: `encode, decode = conventions.encode, ...`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from types import ModuleType
 from torch import nn
 
 import dit_lens.families.allegro as allegro
+import dit_lens.families.alterations as alterations
 import dit_lens.families.cogvideox as cogvideox
 import dit_lens.families.cosmos as cosmos
 import dit_lens.families.hunyuan as hunyuan
@@ -27,17 +32,20 @@ import dit_lens.families.hunyuan15 as hunyuan15
 import dit_lens.families.ltx as ltx
 import dit_lens.families.ltx2 as ltx2
 import dit_lens.families.mochi as mochi
+import dit_lens.families.skyreels as skyreels
 import dit_lens.families.wan as wan
 
-FAMILIES: tuple[ModuleType, ...] = (wan, ltx, ltx2, hunyuan, hunyuan15, cogvideox, mochi, cosmos, allegro)
+FAMILIES: tuple[ModuleType, ...] = (wan, ltx, ltx2, hunyuan, hunyuan15, cogvideox, mochi, cosmos, allegro, skyreels)
 
 
 def find(transformer: nn.Module) -> ModuleType:
     """The family of a transformer.
 
     Raises:
-        TypeError: no family knows its class; lists those that are known.
+        TypeError: no family knows its class (lists those that are known), or it was altered in a way that hook points
+            do not survive (compiled, fused, cached, ...; says how to undo it).
     """
+    alterations.check(transformer)
     for family in FAMILIES:
         if isinstance(transformer, family.TRANSFORMER):
             return family.of(transformer) if hasattr(family, "of") else family

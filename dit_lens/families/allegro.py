@@ -11,11 +11,13 @@ from diffusers.schedulers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
 
-from dit_lens.axes import TokenGrid
+import dit_lens.families.conventions as conventions
 from dit_lens.conditioning import Conditioning
+from dit_lens.families.conventions import LATENT, ROOT, VELOCITY, check_text_encoders, denormalised, for_clips
 from dit_lens.families.embedding import embedded_by_frame
+from dit_lens.families.final_layer import by_table
 from dit_lens.families.levels import Levels
-from dit_lens.families.parts import argument, item, point
+from dit_lens.families.parts import item, point
 from dit_lens.families.single_stream import ABSENT, Block
 from dit_lens.hook_points import Site, Table
 
@@ -24,7 +26,7 @@ TRANSFORMER = AllegroTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
 LEVELS = Levels.of(DDIMScheduler())  # betas linear from 0.0001 to 0.02, the defaults of the pipeline's scheduler too
 to_timestep, to_sigma = LEVELS.to_timestep, LEVELS.to_sigma
-ROOT, VELOCITY, LATENT = Site("", "inputs"), Site("", "output"), argument("hidden_states")
+grid, encode = conventions.grid, conventions.encode  # like decoding, encoding needs `vae.enable_tiling()`
 AFTER = ("hidden_states_0", "hidden_states_2", "hidden_states_3")
 
 
@@ -42,7 +44,7 @@ def inputs(transformer: Any, latent: Tensor, timestep: Tensor, conditioning: Any
     stub: Any = SimpleNamespace(transformer=transformer, vae_scale_factor_spatial=1)
     clips, _, frames, height, width = latent.shape
     rotary = AllegroPipeline._prepare_rotary_positional_embeddings(stub, clips, height, width, frames, latent.device)
-    text, mask = (conditioning[name].expand(clips, *conditioning[name].shape[1:]) for name in CONDITIONING)
+    text, mask = for_clips(conditioning, CONDITIONING, clips).values()
     told = {"encoder_hidden_states": text.unsqueeze(1), "encoder_attention_mask": mask, "image_rotary_emb": rotary}
     return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
 
@@ -55,6 +57,7 @@ def check_pipeline(pipeline: Any) -> None:
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     """Embedding (1, 512, caption_channels) and mask (1, 512) that the pipeline feeds for a prompt by default."""
+    check_text_encoders(pipeline, CONDITIONING)
     text, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, clean_caption=True)
     return Conditioning({CONDITIONING[0]: text, CONDITIONING[1]: mask}, prompt)
 
@@ -69,31 +72,21 @@ def velocity(inputs: Any, output: tuple) -> Tensor:
     return LEVELS.velocity(inputs["hidden_states"], output[0], inputs["timestep"])
 
 
-def grid(transformer: Any, inputs: Any) -> TokenGrid:
-    """The token grid of an evaluation's latent; a token is one frame deep."""
-    frames, *size = inputs["hidden_states"].shape[2:]
-    return TokenGrid(frames, *(length // transformer.config["patch_size"] for length in size))
-
-
-def encode(vae: Any, video: Tensor) -> Tensor:
-    """The scaled latent (b, c, f, h, w) of a video (b, 3, F, H, W); like decoding it needs `vae.enable_tiling()`."""
-    return vae.config.scaling_factor * vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-
-
 def decode(vae: Any, latent: Tensor) -> Tensor:
     """The video (b, 3, F, H, W) in about [-1, 1]."""
-    frames = vae.decode((1 / vae.config.scaling_factor * latent).to(vae.device, vae.dtype)).sample.float()
+    frames = vae.decode(denormalised(vae, latent)).sample.float()
     return rearrange(frames, "b f c h w -> b c f h w")
 
 
 def hook_table(transformer: Any) -> Table:
     """Every hook point of this transformer."""
     time, embed = Site("adaln_single.emb", "output"), Site("pos_embed.proj", "output")
-    paths = tuple(f"transformer_blocks.{i}" for i in range(len(transformer.transformer_blocks)))
+    paths = conventions.block_paths(transformer)
     blocks = [Block(f"blocks.{i}", paths[i], b).spelled(*AFTER) for i, b in enumerate(transformer.transformer_blocks)]
     points = [point("hook_latent", "b c f h w", ROOT, LATENT), point("hook_time_embed", "b d", time)]
     points += [embedded_by_frame(embed), *(point for block in blocks for point in block.points)]
     points += LEVELS.points(LATENT, item(0))
     sites = (ROOT, time, embed, *(site for block in blocks for site in block.sites), VELOCITY)
     laws = [law for block in blocks for law in block.laws]
-    return Table(sites, {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
+    table = Table(sites, {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
+    return by_table(table, transformer.scale_shift_table, "p q r c", conventions.patch(transformer))

@@ -25,19 +25,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 import dit_lens.families.cogvideox_blocks as blocks
+import dit_lens.families.conventions as conventions
 from dit_lens.axes import TokenGrid
-from dit_lens.conditioning import Conditioning
+from dit_lens.families.conventions import LATENT, ROOT, VELOCITY, for_clips, patches
 from dit_lens.families.embedding import embedded_by_frame
+from dit_lens.families.final_layer import final, with_final
 from dit_lens.families.levels import Levels
-from dit_lens.families.parts import Part, argument, item, point, section
+from dit_lens.families.parts import Part, item, point, section
 from dit_lens.hook_points import Site, Table
 
 NAME = "cogvideox"
 TRANSFORMER = CogVideoXTransformer3DModel
 CONDITIONING = ("encoder_hidden_states",)
-ROOT = Site("", "inputs")
-VELOCITY = Site("", "output")
+IMAGE = "image_latents"
 OFS = 2.0  # what CogVideoX 1.5 image-to-video is fed at all times
+
+# CogVideoX was hardly trained on the empty prompt; a neutral one ("a video of an object") is told to serve better.
+encode_prompt, input_dtype = conventions.encode_prompt, conventions.input_dtype
+encode, decode = conventions.encode, conventions.decode
 
 
 def of(transformer: CogVideoXTransformer3DModel) -> ModuleType:
@@ -45,7 +50,7 @@ def of(transformer: CogVideoXTransformer3DModel) -> ModuleType:
     levels, own = _levels(transformer), ModuleType(__name__, __doc__)
     vars(own).update(
         globals(),
-        CONDITIONING=(*CONDITIONING, "image_latents") if _image_conditioned(transformer) else CONDITIONING,
+        CONDITIONING=(*CONDITIONING, IMAGE) if _image_conditioned(transformer) else CONDITIONING,
         to_timestep=levels.to_timestep,
         to_sigma=levels.to_sigma,
         velocity=partial(velocity, levels=levels),
@@ -79,7 +84,7 @@ def example(transformer: CogVideoXTransformer3DModel, generator: torch.Generator
     shape = (1, config["out_channels"], frames, *size)
     told = {"encoder_hidden_states": torch.randn(1, tokens, config["text_embed_dim"], generator=generator)}
     if _image_conditioned(transformer):
-        told["image_latents"] = torch.randn(shape, generator=generator)
+        told[IMAGE] = torch.randn(shape, generator=generator)
     return torch.randn(shape, generator=generator), told
 
 
@@ -100,11 +105,11 @@ def inputs(
             f"got latents of {frames} frames · expected a multiple of {config['patch_size_t']}"
             " · the stock pipeline puts more frames of noise in front and drops them before it decodes"
         )
-    told = {name: t.expand(clips, *[-1] * (t.ndim - 1)) if len(t) == 1 else t for name, t in conditioning.items()}
+    told = for_clips(conditioning, (*CONDITIONING, IMAGE), clips, (IMAGE,))
     if _image_conditioned(transformer):
-        if "image_latents" not in told:
+        if IMAGE not in told:
             raise ValueError("got no image_latents · expected those of the first frame, see encode_image")
-        latent = torch.cat([latent, told["image_latents"]], 1)
+        latent = torch.cat([latent, told[IMAGE]], 1)
     rotary = config["use_rotary_positional_embeddings"]
     return {
         "hidden_states": rearrange(latent, "b c f h w -> b f c h w"),
@@ -130,29 +135,6 @@ def check_pipeline(pipeline: Any) -> None:
     _levels(pipeline.transformer).check(pipeline.scheduler)
 
 
-@torch.no_grad()
-def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """The embedding (1, 226, text_embed_dim) that the pipeline feeds for a prompt by default.
-
-    CogVideoX was hardly trained on the empty prompt; a neutral one ("a video of an object") is told to serve better.
-
-    Raises:
-        ValueError: the pipeline has no text encoder.
-    """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            "got a pipeline without text encoder · expected one, or conditioning="
-            "Conditioning({'encoder_hidden_states': embedding})"
-        )
-    embedding, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
-    return Conditioning({"encoder_hidden_states": embedding}, prompt)
-
-
-def input_dtype(transformer: CogVideoXTransformer3DModel) -> torch.dtype:
-    """The dtype latents are fed in."""
-    return transformer.patch_embed.proj.weight.dtype
-
-
 def velocity(inputs: Mapping[str, Any], output: tuple, levels: Levels) -> Float[Tensor, "b c f h w"]:
     """The output as noise - data, in float32."""
     root, out = ((), inputs), PREDICTION.get(output)
@@ -162,13 +144,7 @@ def velocity(inputs: Mapping[str, Any], output: tuple, levels: Levels) -> Float[
 def grid(transformer: CogVideoXTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
     """The token grid of an evaluation's latent."""
     frames, _, height, width = inputs["hidden_states"].shape[1:]
-    patch = transformer.config["patch_size"]
-    return TokenGrid(frames // (transformer.config["patch_size_t"] or 1), height // patch, width // patch)
-
-
-def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The scaled latent: the mode of the posterior (stock pipelines draw from it)."""
-    return vae.config.scaling_factor * vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    return patches((frames, height, width), conventions.patch(transformer))
 
 
 def encode_image(vae: Any, image: Float[Tensor, "b 3 H W"], frames: int) -> Float[Tensor, "b c f h w"]:
@@ -178,11 +154,6 @@ def encode_image(vae: Any, image: Float[Tensor, "b 3 H W"], frames: int) -> Floa
     scale = 1 / scale if vae.config.invert_scale_latents else scale
     first = scale * vae.encode(image.to(vae.device, vae.dtype).unsqueeze(2)).latent_dist.mode().float()
     return torch.cat([first, first.new_zeros(first.shape).repeat(1, 1, frames - 1, 1, 1)], 2)
-
-
-def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-    """The video in about [-1, 1]."""
-    return vae.decode((1 / vae.config.scaling_factor * latent).to(vae.device, vae.dtype)).sample.float()
 
 
 def _frames_first(inside: Part) -> Part:
@@ -195,7 +166,7 @@ def _frames_first(inside: Part) -> Part:
 
 def _latent(behind: int, first: int = 0) -> Part:
     """Some channels of what the model is fed: the noisy latent, then the image's."""
-    return _frames_first(section(first, behind, argument("hidden_states"), axis=2))
+    return _frames_first(section(first, behind, LATENT, axis=2))
 
 
 PREDICTION = _frames_first(item(0))
@@ -224,7 +195,7 @@ def hook_table(transformer: CogVideoXTransformer3DModel) -> Table:
     ]
     points += [point for block in spelled for point in block.points]
     points += _levels(transformer).points(_latent(channels), PREDICTION)
-    return Table(
+    table = Table(
         (ROOT, time, embed, *(site for block in spelled for site in block.sites), VELOCITY),
         {point.name: point for point in points},
         tuple(f"transformer_blocks.{i}" for i in range(len(spelled))),
@@ -232,3 +203,6 @@ def hook_table(transformer: CogVideoXTransformer3DModel) -> Table:
         streams=("hook_resid_pre", "text.hook_resid_pre"),
         laws=tuple(law for block in spelled for law in block.laws),
     )
+    patch, norms = conventions.patch(transformer), ("norm_final", "norm_out.norm")
+    told = (Site("norm_out.linear", "output"),)
+    return with_final(table, final("c p q r", patch, norms), told, lambda raw: raw.chunk(2, -1))

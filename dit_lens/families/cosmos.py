@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -29,20 +30,28 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dit_lens.axes import TokenGrid
-from dit_lens.conditioning import Conditioning
+import dit_lens.families.conventions as conventions
+from dit_lens.families.conventions import (
+    LATENT,
+    ROOT,
+    VELOCITY,
+    clean_estimate,
+    for_clips,
+)
 from dit_lens.families.cosmos_blocks import spelled_block
-from dit_lens.families.parts import argument, item, point, read_only
+from dit_lens.families.final_layer import final, with_final
+from dit_lens.families.parts import argument, item, point, read_only, upcast
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "cosmos"
 TRANSFORMER = CosmosTransformer3DModel
 CONDITIONING = ("encoder_hidden_states",)
 OPTIONAL = ("condition_mask",)
-ROOT = Site("", "inputs")
-VELOCITY = Site("", "output")
 SIGMA_DATA = 0.5
 LEAST, MOST = 0.002, 80.0  # levels s that Predict 1 is sampled at
+
+velocity, encode, decode = conventions.velocity, conventions.encode, conventions.decode
+encode_prompt, input_dtype, grid = conventions.encode_prompt, conventions.input_dtype, conventions.grid
 
 
 def of(transformer: CosmosTransformer3DModel) -> ModuleType:
@@ -82,8 +91,8 @@ def inputs(
     Raises:
         ImportError: the transformer resizes a padding mask, and torchvision is not installed.
     """
-    config, clips = transformer.config, len(latent)
-    told = {name: x.expand(clips, *x.shape[1:]) if len(x) == 1 else x for name, x in conditioning.items()}
+    config = transformer.config
+    told = for_clips(conditioning, (*CONDITIONING, *OPTIONAL), len(latent), OPTIONAL)
     text = told.pop("encoder_hidden_states")
     if config["in_channels"] > config["out_channels"]:
         told = {"condition_mask": torch.zeros_like(latent[:, :1]), **told}
@@ -127,27 +136,6 @@ def check_pipeline(pipeline: Any) -> None:
         )
 
 
-@torch.no_grad()
-def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """The embedding (1, 512, d) that the pipeline feeds for a prompt by default.
-
-    Raises:
-        ValueError: the pipeline has no text encoder.
-    """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            "got a pipeline without text encoder · expected one, or conditioning="
-            "Conditioning({'encoder_hidden_states': embedding})"
-        )
-    embedding, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
-    return Conditioning({"encoder_hidden_states": embedding}, prompt)
-
-
-def input_dtype(transformer: CosmosTransformer3DModel) -> torch.dtype:
-    """The dtype latents are fed in; learned positions stay float32 in a bfloat16 model."""
-    return transformer.patch_embed.proj.weight.dtype
-
-
 def to_timestep(sigma: float) -> float:
     """What Predict 2 and 2.5 are fed at a noise level."""
     return sigma
@@ -156,11 +144,6 @@ def to_timestep(sigma: float) -> float:
 def to_sigma(timestep: Tensor) -> Tensor:
     """The noise level of a timestep that Predict 2 or 2.5 is fed."""
     return timestep.float()
-
-
-def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output of Predict 2 or 2.5 as noise - data: it is that already."""
-    return output[0]
 
 
 def edm_timestep(sigma: float) -> float:
@@ -175,49 +158,17 @@ def edm_sigma(timestep: Tensor) -> Tensor:
 
 
 def edm_velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output of Predict 1 as noise - data, in float32, with the latent that it was fed."""
+    """The output of Predict 1 as noise - data, in float32 or wider, with the latent that it was fed."""
     a, b = _amplitudes(inputs)
-    return (b - a) * inputs["hidden_states"].float() - (a + b) * output[0].float()
+    return (b - a) * upcast(inputs["hidden_states"]) - (a + b) * upcast(output[0])
 
 
 def _amplitudes(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Those of data and noise in what Predict 1 is fed."""
-    sigma = _wide(edm_sigma(inputs["timestep"]))
+    sigma = edm_sigma(inputs["timestep"])
+    sigma = sigma.reshape(len(sigma), 1, -1, 1, 1)  # one, or one for every frame
     root = ((1 - sigma) ** 2 + sigma**2).sqrt()
     return (1 - sigma) / root, sigma / root
-
-
-def _wide(level: Tensor) -> Float[Tensor, "b 1 _ 1 1"]:
-    return level if level.ndim == 5 else level.view(-1, 1, 1, 1, 1)
-
-
-def grid(transformer: CosmosTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
-    """The token grid of an evaluation's latent."""
-    shape = inputs["hidden_states"].shape[2:]
-    return TokenGrid(*(size // patch for size, patch in zip(shape, transformer.config["patch_size"], strict=True)))
-
-
-def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The normalised latent: the mode of the posterior, (z - mean) / std per channel (in Predict 1 per frame, too)."""
-    latent = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    mean, std = _statistics(vae, latent)
-    return (latent - mean) / std
-
-
-def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-    """The video in about [-1, 1]."""
-    mean, std = _statistics(vae, latent)
-    return vae.decode((latent * std + mean).to(vae.device, vae.dtype)).sample.float()
-
-
-def _statistics(vae: Any, latent: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (c, 1 or f, 1, 1) of latents."""
-    mean, std = vae.config.latents_mean, vae.config.latents_std
-    if mean is None:
-        return torch.zeros(1).to(latent), torch.ones(1).to(latent)
-    channels, frames = latent.shape[1:3]
-    mean, std = (torch.tensor(s).view(channels, -1, 1, 1)[:, :frames].to(latent) for s in (mean, std))
-    return mean, std
 
 
 def hook_table(transformer: CosmosTransformer3DModel) -> Table:
@@ -230,13 +181,17 @@ def hook_table(transformer: CosmosTransformer3DModel) -> Table:
         lambda raw: rearrange(raw, "b f h w d -> b (f h w) d"),
         lambda new, old, raw: new.view(raw.shape),
     )
-    points = [point("hook_latent", "b c f h w", ROOT, argument("hidden_states")), embedded, _time_embedded(time)]
+    points = [point("hook_latent", "b c f h w", ROOT, LATENT), embedded, _time_embedded(time)]
     sites, laws, learned = [ROOT, embed, time], [], _learned(transformer)
-    paths = tuple(f"transformer_blocks.{index}" for index in range(len(transformer.transformer_blocks)))
+    paths = conventions.block_paths(transformer)
     for index, (path, block) in enumerate(zip(paths, transformer.transformer_blocks, strict=True)):
         own_sites, own_points, own_laws = spelled_block(f"blocks.{index}", path, block, learned)
         sites, points, laws = sites + own_sites, points + own_points, laws + own_laws
-    points += _edm_estimates() if learned else _estimates()
+    if learned:
+        points += _edm_estimates()
+    else:
+        points.append(point("hook_velocity", "b c f h w", VELOCITY, item(0)))
+        points.append(clean_estimate(partial(grid, transformer), to_sigma=to_sigma))
     absent = {f"blocks.*.cross_attn.hook_rot_{x}": f"no rotary: see hook_{x}" for x in "qk"}
     absent |= {
         "blocks.*.text.*": "Cosmos reads text by cross-attention; there is no text stream",
@@ -244,7 +199,15 @@ def hook_table(transformer: CosmosTransformer3DModel) -> Table:
     }
     if not learned:
         absent |= {f"blocks.*.hook_{x}": "positions are rotary alone" for x in ("pos_out", "resid_mid_pos")}
-    return Table((*sites, VELOCITY), {p.name: p for p in points}, paths, absent, laws=tuple(laws))
+    table = Table((*sites, VELOCITY), {p.name: p for p in points}, paths, absent, laws=tuple(laws))
+    last = final("q r p c", transformer.config["patch_size"])
+    return with_final(table, last, (Site("norm_out", "inputs"), Site("norm_out.linear_2", "output")), _last_modulation)
+
+
+def _last_modulation(told: tuple, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale behind the last block: its own, and a share of all."""
+    shift, scale = (raw + argument("temb", 2).get(told)[..., : raw.shape[-1]]).chunk(2, -1)
+    return shift, scale
 
 
 def _time_embedded(time: Site) -> HookPoint:
@@ -260,16 +223,6 @@ def _time_embedded(time: Site) -> HookPoint:
     return HookPoint("hook_time_embed", "b d", (ROOT, time), read, write)
 
 
-def _estimates() -> list[HookPoint]:
-    """`hook_velocity` and `hook_x0` of Predict 2 and 2.5."""
-
-    def clean(root: tuple, out: tuple) -> Tensor:
-        return root[1]["hidden_states"] - _wide(to_sigma(root[1]["timestep"])) * out[0]
-
-    velocity = point("hook_velocity", "b c f h w", VELOCITY, item(0))
-    return [velocity, read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), clean)]
-
-
 def _edm_estimates() -> list[HookPoint]:
     """`hook_velocity` and `hook_x0` of Predict 1."""
 
@@ -278,11 +231,11 @@ def _edm_estimates() -> list[HookPoint]:
 
     def write(new: Tensor, old: Tensor, root: tuple, out: tuple) -> tuple:
         a, b = _amplitudes(root[1])  # a + b is at least 1
-        return item(0).put((out[0].float() - (new - old) / (a + b)).type_as(out[0]), out)
+        return item(0).put((upcast(out[0]) - (new - old) / (a + b)).type_as(out[0]), out)
 
     def clean(root: tuple, out: tuple) -> Tensor:
         a, b = _amplitudes(root[1])
-        return a * root[1]["hidden_states"].float() + b * out[0].float()
+        return a * upcast(root[1]["hidden_states"]) + b * upcast(out[0])
 
     axes, sites = "b c f h w", (ROOT, VELOCITY)
     return [HookPoint("hook_velocity", axes, sites, read, write), read_only("hook_x0", axes, sites, clean)]

@@ -16,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from dit_lens.axes import TokenGrid
+import dit_lens.families.conventions as conventions
+import dit_lens.families.hunyuan_parts as hunyuan_parts
 from dit_lens.conditioning import Conditioning
+from dit_lens.families.conventions import check_text_encoders, for_clips
 from dit_lens.families.dual_stream import (
     ABSENT,
     STREAMS,
@@ -32,7 +34,6 @@ from dit_lens.families.parts import (
     Attention,
     added,
     among,
-    argument,
     by_head,
     item,
     pattern_law,
@@ -40,6 +41,7 @@ from dit_lens.families.parts import (
     read_only,
     section,
     split_heads,
+    upcast,
 )
 from dit_lens.hook_points import HookPoint, Site, Table
 
@@ -48,16 +50,18 @@ TRANSFORMER = HunyuanVideoTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance")
 OPTIONAL = ("guidance",)
 GUIDANCE = 1000 * 6.0  # the pipeline's default scale, as it is fed
-ROOT = Site("", "inputs")
-VELOCITY = Site("", "output")
 PARALLEL = ("shift", "scale", "gate")
+
+check_pipeline, to_timestep, to_sigma = conventions.check_channels, conventions.to_timestep, conventions.to_sigma
+velocity, encode, decode = conventions.velocity, conventions.encode, conventions.decode
+input_dtype, grid = hunyuan_parts.input_dtype, conventions.grid
 
 
 def example(
     transformer: HunyuanVideoTransformer3DModel, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A small random latent (1, c, 2, 4, 4 patches) and conditioning with padded text, to verify a model with."""
-    config, (p, q, r) = transformer.config, _patch(transformer)
+    config, (p, q, r) = transformer.config, conventions.patch(transformer)
     text = torch.randn(1, 5, config["text_embed_dim"], generator=generator)
     told = {
         "encoder_hidden_states": text,
@@ -78,15 +82,8 @@ def inputs(
     Guidance is the pipeline's default, 1000 times a scale of 6, unless it is given.
     """
     told = {"guidance": latent.new_full((1,), GUIDANCE), **conditioning}
-    told = {name: told[name].expand(len(latent), *told[name].shape[1:]) for name in CONDITIONING}
+    told = for_clips(told, CONDITIONING, len(latent))
     return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
-
-
-def check_pipeline(pipeline: Any) -> None:
-    """Raises TypeError where latents are not what the transformer takes."""
-    channels, latents = pipeline.transformer.config["in_channels"], pipeline.vae.config["latent_channels"]
-    if channels != latents:
-        raise TypeError(f"got a transformer of {channels} input channels over latents of {latents} · expected as many")
 
 
 @torch.no_grad()
@@ -96,54 +93,9 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     Raises:
         ValueError: the pipeline lacks a text encoder.
     """
-    if getattr(pipeline, "text_encoder", None) is None or getattr(pipeline, "text_encoder_2", None) is None:
-        raise ValueError(
-            f"got a pipeline without both text encoders · expected them, or conditioning=Conditioning(...) of"
-            f" {', '.join(CONDITIONING)}"
-        )
+    check_text_encoders(pipeline, CONDITIONING, hunyuan_parts.TEXT_ENCODERS)
     text, pooled, mask = pipeline.encode_prompt(prompt)
     return Conditioning(dict(zip(CONDITIONING, (text, mask, pooled, torch.tensor([GUIDANCE])), strict=True)), prompt)
-
-
-def input_dtype(transformer: HunyuanVideoTransformer3DModel) -> torch.dtype:
-    """The dtype latents are fed in."""
-    return transformer.x_embedder.proj.weight.dtype
-
-
-def to_timestep(sigma: float) -> float:
-    """What a HunyuanVideo is fed at a noise level."""
-    return 1000 * sigma
-
-
-def to_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep fed."""
-    return timestep.float() / 1000
-
-
-def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output as noise - data: it is that already."""
-    return output[0]
-
-
-def grid(transformer: HunyuanVideoTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
-    """The token grid of an evaluation's latent."""
-    shape = inputs["hidden_states"].shape[2:]
-    return TokenGrid(*(size // patch for size, patch in zip(shape, _patch(transformer), strict=True)))
-
-
-def _patch(transformer: HunyuanVideoTransformer3DModel) -> tuple[int, int, int]:
-    size = transformer.config["patch_size"]
-    return transformer.config["patch_size_t"], size, size
-
-
-def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The scaled latent: the mode of the posterior times the autoencoder's scaling factor."""
-    return vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float() * vae.config.scaling_factor
-
-
-def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-    """The video in about [-1, 1]."""
-    return vae.decode((latent / vae.config.scaling_factor).to(vae.device, vae.dtype)).sample.float()
 
 
 def hook_table(transformer: HunyuanVideoTransformer3DModel) -> Table:
@@ -158,36 +110,16 @@ def hook_table(transformer: HunyuanVideoTransformer3DModel) -> Table:
             f"got image_condition_type {config['image_condition_type']!r} and {config['in_channels']} input channels"
             f" over latents of {config['out_channels']} · expected text-to-video · it is not handled yet"
         )
-    embed, time = Site("x_embedder", "output"), Site("time_text_embed", "output")
-    dual = [f"transformer_blocks.{i}" for i in range(len(transformer.transformer_blocks))]
-    single = [f"single_transformer_blocks.{i}" for i in range(len(transformer.single_transformer_blocks))]
-    blocks, absent = [], dict(ABSENT)
+    dual = conventions.block_paths(transformer)
+    single = conventions.block_paths(transformer, "single_transformer_blocks")
+    blocks, absent = {}, dict(ABSENT)
     for index, path in enumerate([*dual, *single]):
         spell = dual_block if path in dual else _single_block
-        blocks.append(spell(f"blocks.{index}", path, transformer.get_submodule(path)))
+        blocks[path] = spell(f"blocks.{index}", path, transformer.get_submodule(path))
         if path in single:
             absent |= _absent_in_single(index)
-    points = [
-        point("hook_latent", "b c f h w", ROOT, argument("hidden_states")),
-        point("hook_time_embed", "b d", time, item(0)),
-        point("hook_embed", "b n d", embed),
-        *(point for block in blocks for point in block.points),
-        point("hook_velocity", "b c f h w", VELOCITY, item(0)),
-        read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), _clean_estimate),
-    ]
-    return Table(
-        (ROOT, time, embed, *(site for block in blocks for site in block.sites), VELOCITY),
-        {point.name: point for point in points},
-        (*dual, *single),
-        absent,
-        ("hook_resid_pre", "text.hook_resid_pre"),
-        tuple(law for block in blocks for law in block.laws),
-    )
-
-
-def _clean_estimate(root: tuple, out: tuple) -> Tensor:
-    sigma, latent = to_sigma(root[1]["timestep"]), root[1]["hidden_states"]
-    return latent - sigma.view(-1, 1, 1, 1, 1) * out[0]
+    time = point("hook_time_embed", "b d", Site("time_text_embed", "output"), item(0))
+    return hunyuan_parts.table(transformer, blocks, time, absent)
 
 
 def _absent_in_single(index: int) -> dict[str, str]:
@@ -243,8 +175,8 @@ def _sequence_points(
         return _attention_share(block, joined, out)
 
     def written(new: Tensor, old: Tensor, joined: Tensor, out: Tensor) -> Tensor:
-        change = new.float() - old.float()
-        return (out.float() + (change.sum(2) if change.ndim == 4 else change)).type_as(out)
+        change = upcast(new) - upcast(old)
+        return (upcast(out) + (change.sum(2) if change.ndim == 4 else change)).type_as(out)
 
     ends = sites["joined"], sites["out"]
     whole = [
@@ -281,22 +213,27 @@ def _parallel_writes(name: str, stream: Stream, sites: Mapping[str, Site], block
 
 def _attention_share(block: Any, joined: Tensor, out: Tensor) -> Float[Tensor, "b n d"]:
     """W_a z, and what an edit of it has put into the projection's output (which is else exactly its own)."""
-    weight, width = block.proj_out.weight, block.attn.query_dim
-    return linear(joined[..., :width], weight[:, :width]) + (out - linear(joined, weight, block.proj_out.bias))
+    (weight, bias), width = _projection(block, joined), block.attn.query_dim
+    return linear(joined[..., :width], weight[:, :width]) + (out - linear(joined, weight, bias))
 
 
 def _mlp_share(block: Any, joined: Tensor) -> Float[Tensor, "b n d"]:
     """W_m post + bias."""
-    width = block.attn.query_dim
-    return linear(joined[..., width:], block.proj_out.weight[:, width:], block.proj_out.bias)
+    (weight, bias), width = _projection(block, joined), block.attn.query_dim
+    return linear(joined[..., width:], weight[:, width:], bias)
+
+
+def _projection(block: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one projection, which may be stored in another dtype than they are used in."""
+    return block.proj_out.weight.to(like), block.proj_out.bias.to(like)
 
 
 def _parallel_law(name: str, sites: Mapping[str, Site], block: Any) -> HookPoint:
     width = block.attn.query_dim
 
     def both(joined: Tensor, out: Tensor) -> Tensor:
-        heads = by_head(joined[..., :width], block.proj_out.weight[:, :width], block.attn.heads).float().sum(2)
-        return torch.stack([heads + _mlp_share(block, joined).float(), out.float()])
+        heads = by_head(joined[..., :width], block.proj_out.weight[:, :width], block.attn.heads)
+        return torch.stack([upcast(heads).sum(2) + upcast(_mlp_share(block, joined)), upcast(out)])
 
     law = f"{name}.attn: sum of results + MLP + bias = output"
     return read_only(law, "", (sites["joined"], sites["out"]), both)

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dit_lens.families.parts import Part, argument, read_only
-from dit_lens.hook_points import HookPoint, Site
+from dit_lens.families.conventions import ROOT, VELOCITY
+from dit_lens.families.parts import Part, argument, read_only, upcast
+from dit_lens.hook_points import HookPoint
 
-SITES = Site("", "inputs"), Site("", "output")
+SITES = ROOT, VELOCITY
 TIMESTEP = argument("timestep")
 
 
@@ -76,9 +77,9 @@ class Levels:
     def velocity(
         self, latent: Float[Tensor, "b c f h w"], output: Float[Tensor, "b c f h w"], timestep: Tensor
     ) -> Float[Tensor, "b c f h w"]:
-        """The output as noise - data, in float32."""
+        """The output as noise - data, in float32 or wider."""
         of_latent, of_output = self._slopes(timestep)
-        return of_latent * latent.float() + of_output * output.float()
+        return of_latent * upcast(latent) + of_output * upcast(output)
 
     def points(self, latent: Part, output: Part) -> list[HookPoint]:
         """`hook_velocity` and `hook_x0`, from where the latent lies in the transformer's inputs, and its output."""
@@ -89,11 +90,11 @@ class Levels:
         def write(new: Tensor, old: Tensor, root: tuple, out: Any) -> Any:
             raw = output.get(out)
             _, of_output = self._slopes(TIMESTEP.get(root))
-            return output.put((raw.float() + (new - old) / of_output).type_as(raw), out)
+            return output.put((upcast(raw) + (new - old) / of_output).type_as(raw), out)
 
         def clean(root: tuple, out: Any) -> Tensor:
             a, s = (_wide(x) for x in self._amplitudes(TIMESTEP.get(root)))
-            return (latent.get(root).float() - s * velocity(root, out)) / (a + s)
+            return (upcast(latent.get(root)) - s * velocity(root, out)) / (a + s)
 
         axes = "b c f h w"
         return [HookPoint("hook_velocity", axes, SITES, velocity, write), read_only("hook_x0", axes, SITES, clean)]

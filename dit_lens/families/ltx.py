@@ -14,9 +14,12 @@ from diffusers import LTXVideoTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.families.conventions as conventions
 import dit_lens.families.ltx_parts as ltx_parts
 from dit_lens.conditioning import Conditioning
-from dit_lens.families.ltx_parts import ROOT, VELOCITY, for_clips, root_points
+from dit_lens.families.conventions import ROOT, VELOCITY, check_text_encoders, for_clips
+from dit_lens.families.final_layer import by_table
+from dit_lens.families.ltx_parts import root_points
 from dit_lens.families.ltx_streams import Layer, Stream, modulations
 from dit_lens.families.parts import point
 from dit_lens.hook_points import HookPoint, Site, Table
@@ -33,8 +36,8 @@ ABSENT = {
     "blocks.*.text.*": "LTX reads text by cross-attention; there is no text stream",
 }
 
-input_dtype, to_timestep, to_sigma = ltx_parts.input_dtype, ltx_parts.to_timestep, ltx_parts.to_sigma
-encode, decode, velocity, grid = ltx_parts.encode, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
+to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
+input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
 
 
 def example(transformer: LTXVideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -66,7 +69,7 @@ def inputs(
 
 def check_pipeline(pipeline: Any) -> None:
     """Raises TypeError for an LTX whose latents are of another kind than the rotary embedding here takes them for."""
-    ltx_parts.check_channels(pipeline)
+    ltx_parts.check_pipeline(pipeline)
     found = pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio
     if found != (FRAMES, PIXELS):
         raise TypeError(
@@ -82,11 +85,7 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     Raises:
         ValueError: the pipeline has no text encoder.
     """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            "got a pipeline without text encoder · expected one, or conditioning="
-            "Conditioning({'encoder_hidden_states': embedding, 'encoder_attention_mask': mask})"
-        )
+    check_text_encoders(pipeline, CONDITIONING)
     embedding, mask, _, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=128)
     return Conditioning({"encoder_hidden_states": embedding, "encoder_attention_mask": mask}, prompt)
 
@@ -97,14 +96,15 @@ def hook_table(transformer: LTXVideoTransformer3DModel) -> Table:
     latent, velocity, clean = root_points()
     points = [latent, point("hook_embed", "b n d", embed), ltx_parts.time_embedding("hook_time_embed", time)]
     sites, laws = [ROOT, embed, time], []
-    paths = tuple(f"transformer_blocks.{index}" for index in range(len(transformer.transformer_blocks)))
+    paths = conventions.block_paths(transformer)
     for index, path in enumerate(paths):
         block = _block(f"blocks.{index}", path, transformer.get_submodule(path))
         sites += block.sites
         points += block.points
         laws += block.laws
     points += [velocity, clean]
-    return Table((*sites, VELOCITY), {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
+    table = Table((*sites, VELOCITY), {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
+    return by_table(table, transformer.scale_shift_table, *ltx_parts.TOKEN)
 
 
 def _block(home: str, path: str, block: Any) -> Layer:

@@ -20,9 +20,12 @@ from diffusers.models.transformers.transformer_ltx2 import AudioVisualModelOutpu
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.families.conventions as conventions
 import dit_lens.families.ltx_parts as ltx_parts
 from dit_lens.conditioning import Conditioning
-from dit_lens.families.ltx_parts import ROOT, VELOCITY, for_clips, root_points
+from dit_lens.families.conventions import ROOT, VELOCITY, check_text_encoders, for_clips
+from dit_lens.families.final_layer import by_table
+from dit_lens.families.ltx_parts import root_points
 from dit_lens.families.ltx_streams import Layer, Modulation, Stream, modulations
 from dit_lens.families.parts import argument, item, point
 from dit_lens.hook_points import HookPoint, Site, Table
@@ -41,9 +44,9 @@ CROSS_MODAL = ("a2v.", "v2a.", "hook_a2v", "hook_v2a", "hook_resid_mid_a2v", "ho
 ATTENDED = tuple(f"attn.hook_{name}" for name in ("q", "k", "rot_q", "rot_k", "pattern", "head_gate"))
 FRAME_RATE = 24.0  # of `LTX2Pipeline.__call__` by default
 
-input_dtype, to_timestep, to_sigma = ltx_parts.input_dtype, ltx_parts.to_timestep, ltx_parts.to_sigma
-encode, decode, velocity, grid = ltx_parts.encode, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
-check_pipeline = ltx_parts.check_channels
+to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
+input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
+check_pipeline = ltx_parts.check_pipeline
 
 
 def example(transformer: LTX2VideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -110,11 +113,7 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     Raises:
         ValueError: the pipeline has no text encoder.
     """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            "got a pipeline without text encoder · expected one, or conditioning=Conditioning({...}) of "
-            + ", ".join(CONDITIONING)
-        )
+    check_text_encoders(pipeline, CONDITIONING)
     raw, mask, _, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=1024)
     side = getattr(pipeline.tokenizer, "padding_side", "left")
     text, audio_text, mask = pipeline.connectors(raw, mask, padding_side=side)
@@ -151,7 +150,7 @@ def hook_table(transformer: LTX2VideoTransformer3DModel) -> Table:
         ltx_parts.time_embedding("audio.hook_time_embed", audio_time),
     ]
     sites, laws = [ROOT, embed, audio_embed, time, audio_time], []
-    paths = tuple(f"transformer_blocks.{index}" for index in range(len(transformer.transformer_blocks)))
+    paths = conventions.block_paths(transformer)
     for index, path in enumerate(paths):
         block = _block(f"blocks.{index}", path, transformer.get_submodule(path), transformer.config)
         sites += block.sites
@@ -160,7 +159,8 @@ def hook_table(transformer: LTX2VideoTransformer3DModel) -> Table:
     points += [velocity, clean, point("audio.hook_velocity", "b a c", VELOCITY, item(1))]
     streams = "hook_resid_pre", "audio.hook_resid_pre"
     named = {point.name: point for point in points}
-    return Table((*sites, VELOCITY), named, paths, _absent(transformer), streams, tuple(laws))
+    table = Table((*sites, VELOCITY), named, paths, _absent(transformer), streams, tuple(laws))
+    return by_table(table, transformer.scale_shift_table, *ltx_parts.TOKEN)
 
 
 def _absent(transformer: LTX2VideoTransformer3DModel) -> dict[str, str]:

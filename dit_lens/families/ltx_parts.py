@@ -14,14 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dit_lens.axes import TokenGrid
-from dit_lens.families.parts import Part, argument, item, point, read_only
+from dit_lens.families.conventions import LATENT, ROOT, VELOCITY, check_channels, clean_estimate, denormalised
+from dit_lens.families.parts import Part, item, point
 from dit_lens.hook_points import HookPoint, Site
 
-ROOT = Site("", "inputs")
-VELOCITY = Site("", "output")
-
-
 # Latents and their tokens.
+
+TOKEN = "p q r c", (1, 1, 1)  # see `Final`
 
 
 def pack(latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b n c"]:
@@ -54,24 +53,21 @@ def root_points() -> list[HookPoint]:
     """`hook_latent`, `hook_velocity` and `hook_x0`, (b, c, f, h, w)."""
 
     def put(new: Tensor, raw: tuple) -> tuple:
-        return argument("hidden_states").put(pack(new), raw)
-
-    def clean(root: tuple, out: tuple) -> Tensor:
-        inputs = root[1]
-        sigma = to_sigma(inputs["timestep"])
-        levels = sigma.view(len(sigma), -1, 1)  # one, or one for every token
-        return unpack(inputs["hidden_states"] - levels * out[0], inputs)
+        return LATENT.put(pack(new), raw)
 
     latent = Part(lambda raw: unpack(raw[1]["hidden_states"], raw[1]), put)
-    velocity = HookPoint(
+    written = HookPoint(
         "hook_velocity",
         "b c f h w",
         (ROOT, VELOCITY),
-        lambda root, out: unpack(out[0], root[1]),
+        lambda root, out: velocity(root[1], out),
         lambda new, old, root, out: item(0).put(pack(new), out),
     )
-    x0 = read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), clean)
-    return [point("hook_latent", "b c f h w", ROOT, latent), velocity, x0]
+    return [
+        point("hook_latent", "b c f h w", ROOT, latent),
+        written,
+        clean_estimate(token_grid, latent, velocity=velocity),
+    ]
 
 
 def time_embedding(name: str, site: Site) -> HookPoint:
@@ -85,16 +81,6 @@ def time_embedding(name: str, site: Site) -> HookPoint:
 
 
 # Conventions of both.
-
-
-def to_timestep(sigma: float) -> float:
-    """What an LTX is fed at a noise level."""
-    return 1000 * sigma
-
-
-def to_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep fed."""
-    return timestep.float() / 1000
 
 
 def input_dtype(transformer: Any) -> torch.dtype:
@@ -112,45 +98,19 @@ def grid(transformer: Any, inputs: Mapping[str, Any]) -> TokenGrid:
     return token_grid(inputs)
 
 
-def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The normalised latent: the mode of the posterior, per channel (z - mean) scaling / std, as pipelines expect."""
-    latent = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    mean, std = _statistics(vae, latent)
-    return (latent - mean) * vae.config.scaling_factor / std
-
-
 def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
     """The video in about [-1, 1]; an autoencoder that is told a time is told 0, as pipelines do by default."""
-    mean, std = _statistics(vae, latent)
-    z = (latent * std / vae.config.scaling_factor + mean).to(vae.device, vae.dtype)
+    z = denormalised(vae, latent)
     return vae.decode(z, z.new_zeros(len(z)) if vae.config.timestep_conditioning else None).sample.float()
 
 
-def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, ...]:
-    return tuple(s.view(-1, 1, 1, 1).to(like) for s in (vae.latents_mean, vae.latents_std))
-
-
-def check_channels(pipeline: Any) -> None:
+def check_pipeline(pipeline: Any) -> None:
     """Raises TypeError for a transformer of packed patches, or one fed more than a latent."""
-    config, latents = pipeline.transformer.config, pipeline.vae.config["latent_channels"]
+    config = pipeline.transformer.config
     patches = config["patch_size"], config["patch_size_t"]
-    if config["in_channels"] != latents or patches != (1, 1):
+    if patches != (1, 1):
         raise TypeError(
-            f"got a transformer of {config['in_channels']} channels in patches of {patches} over latents of {latents}"
-            " · expected as many channels in patches of (1, 1) · it is not handled yet"
+            f"got a transformer of {config['in_channels']} channels in patches of {patches}"
+            " · expected patches of (1, 1) · it is not handled yet"
         )
-
-
-def for_clips(tensors: Mapping[str, Tensor], names: tuple[str, ...], clips: int) -> dict[str, Tensor]:
-    """Conditioning by name; of batch 1 it serves every clip.
-
-    Raises:
-        ValueError: some is missing.
-    """
-    if missed := [name for name in names if name not in tensors]:
-        raise ValueError(
-            f"got conditioning without {', '.join(missed)} · expected {', '.join(names)}"
-            " · Conditioning({...}) holds them by name"
-        )
-    told = {name: tensors[name] for name in names}
-    return {name: t.expand(clips, *t.shape[1:]) if len(t) == 1 else t for name, t in told.items()}
+    check_channels(pipeline)

@@ -26,6 +26,7 @@ from dit_lens.families.parts import (
     results,
     rotated,
     split_heads,
+    upcast,
 )
 from dit_lens.hook_points import HookPoint, Site
 
@@ -205,8 +206,8 @@ def _head_gate(attention: Attention, sites: Mapping[str, Site]) -> HookPoint:
 
     def write(new: Tensor, old: Tensor, logits: Tensor, inside: Any, mixed: Tensor, raw: Tensor) -> Tensor:
         z = split.get(raw)
-        change = (new.float() - old.float()).unsqueeze(-1) * mixed.float()
-        return split.put((z.float() + change).type_as(z), raw)
+        change = (upcast(new) - upcast(old)).unsqueeze(-1) * upcast(mixed)
+        return split.put((upcast(z) + change).type_as(z), raw)
 
     return HookPoint(
         f"{attention.name}.hook_head_gate",

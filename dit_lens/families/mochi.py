@@ -12,6 +12,7 @@ Mochi is fed 1000 (1 - sigma) and puts out data - noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,24 +21,28 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from dit_lens.axes import TokenGrid
+import dit_lens.families.conventions as conventions
 from dit_lens.conditioning import Conditioning
-from dit_lens.families.mochi_blocks import spelled_block
-from dit_lens.families.parts import (
-    Part,
-    argument,
-    item,
-    point,
-    read_only,
+from dit_lens.families.conventions import (
+    LATENT,
+    ROOT,
+    VELOCITY,
+    check_text_encoders,
+    clean_estimate,
+    for_clips,
 )
+from dit_lens.families.final_layer import final, with_final
+from dit_lens.families.mochi_blocks import spelled_block
+from dit_lens.families.parts import Part, item, point
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "mochi"
 TRANSFORMER = MochiTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
-ROOT = Site("", "inputs")
-VELOCITY = Site("", "output")
 NEGATED = Part(lambda raw: -raw[0], lambda new, raw: (-new, *raw[1:]))
+
+check_pipeline, encode, decode = conventions.check_channels, conventions.encode, conventions.decode
+input_dtype, grid = conventions.input_dtype, conventions.grid
 
 
 def example(transformer: MochiTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -63,16 +68,8 @@ def inputs(
     """
     if timestep.ndim > 1:
         raise ValueError(f"got timesteps of shape {tuple(timestep.shape)} · expected one per clip, as Mochi takes it")
-    told = {name: conditioning[name] for name in CONDITIONING}
-    told = {name: x.expand(len(latent), *x.shape[1:]) if len(x) == 1 else x for name, x in told.items()}
+    told = for_clips(conditioning, CONDITIONING, len(latent))
     return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
-
-
-def check_pipeline(pipeline: Any) -> None:
-    """Raises TypeError where latents are not what the transformer takes."""
-    channels, latents = pipeline.transformer.config["in_channels"], pipeline.vae.config["latent_channels"]
-    if channels != latents:
-        raise TypeError(f"got a transformer of {channels} input channels over latents of {latents} · expected as many")
 
 
 @torch.no_grad()
@@ -82,18 +79,9 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     Raises:
         ValueError: the pipeline has no text encoder.
     """
-    if getattr(pipeline, "text_encoder", None) is None:
-        raise ValueError(
-            f"got a pipeline without text encoder · expected one, or conditioning=Conditioning(...) of"
-            f" {', '.join(CONDITIONING)}"
-        )
+    check_text_encoders(pipeline, CONDITIONING)
     embedding, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
     return Conditioning({"encoder_hidden_states": embedding, "encoder_attention_mask": mask}, prompt)
-
-
-def input_dtype(transformer: MochiTransformer3DModel) -> torch.dtype:
-    """The dtype latents are fed in."""
-    return transformer.patch_embed.proj.weight.dtype
 
 
 def to_timestep(sigma: float) -> float:
@@ -111,66 +99,41 @@ def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h
     return NEGATED.get(output)
 
 
-def grid(transformer: MochiTransformer3DModel, inputs: Mapping[str, Any]) -> TokenGrid:
-    """The token grid of an evaluation's latent."""
-    frames, rows, columns = inputs["hidden_states"].shape[2:]
-    patch = transformer.config["patch_size"]
-    return TokenGrid(frames, rows // patch, columns // patch)
-
-
-def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The normalised latent: the mode of the posterior, per channel (z - mean) / std · scaling factor."""
-    mean, std = _statistics(vae)
-    latent = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    return (latent - mean.to(latent)) / std.to(latent)
-
-
-def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-    """The video in about [-1, 1]."""
-    mean, std = _statistics(vae)
-    return vae.decode((latent * std.to(latent) + mean.to(latent)).to(vae.device, vae.dtype)).sample.float()
-
-
-def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, the latter over the autoencoder's scaling factor."""
-    config = vae.config
-    if getattr(config, "latents_mean", None) is None or getattr(config, "latents_std", None) is None:
-        return torch.zeros(1), torch.ones(1) / config.scaling_factor
-    mean, std = (torch.tensor(s).view(-1, 1, 1, 1) for s in (config.latents_mean, config.latents_std))
-    return mean, std / config.scaling_factor
-
-
 def hook_table(transformer: MochiTransformer3DModel) -> Table:
     """Every hook point of this transformer."""
     embed, time = Site("patch_embed", "output"), Site("time_embed", "output")
-    clips = argument("hidden_states")
     embedded = HookPoint(
         "hook_embed",
         "b n d",
         (ROOT, embed),
-        lambda root, raw: rearrange(raw, "(b f) n d -> b (f n) d", b=len(clips.get(root))),
+        lambda root, raw: rearrange(raw, "(b f) n d -> b (f n) d", b=len(LATENT.get(root))),
         lambda new, old, root, raw: rearrange(new, "b (f n) d -> (b f) n d", n=raw.shape[1]),
     )
-    points = [point("hook_latent", "b c f h w", ROOT, clips), point("hook_time_embed", "b d", time, item(0)), embedded]
+    points = [point("hook_latent", "b c f h w", ROOT, LATENT), point("hook_time_embed", "b d", time, item(0)), embedded]
     sites, laws = [ROOT, time, embed], []
-    paths = tuple(f"transformer_blocks.{index}" for index in range(len(transformer.transformer_blocks)))
+    paths = conventions.block_paths(transformer)
     for index, (path, block) in enumerate(zip(paths, transformer.transformer_blocks, strict=True)):
         own_sites, own_points, own_laws = spelled_block(f"blocks.{index}", path, block)
         sites, points, laws = sites + own_sites, points + own_points, laws + own_laws
-    points += [point("hook_velocity", "b c f h w", VELOCITY, NEGATED), CLEAN_ESTIMATE]
+    points += [point("hook_velocity", "b c f h w", VELOCITY, NEGATED)]
+    points.append(clean_estimate(partial(grid, transformer), to_sigma=to_sigma, velocity=velocity))
     absent = {
         "blocks.*cross_attn*": "text is read by joint attention: see attn and text.*",
         "blocks.*.text.attn.hook_rot_*": "rotary turns video tokens only: see text.attn.hook_q and hook_k",
         "blocks.*.mod.hook_shift_*": "norms are modulated by a scale alone",
     } | _absent_in_last(f"blocks.{len(paths) - 1}.text")
-    return Table(
+    first: Any = transformer.transformer_blocks[0]
+    table = Table(
         (*sites, VELOCITY),
         {point.name: point for point in points},
         paths,
         absent,
         streams=("hook_resid_pre", "text.hook_resid_pre"),
         laws=tuple(laws),
+        normed_writes=first.norm2.eps,
     )
+    last = final("p q r c", conventions.patch(transformer))
+    return with_final(table, last, (Site("norm_out.linear", "output"),), lambda raw: raw.chunk(2, -1)[::-1])
 
 
 def _absent_in_last(text: str) -> dict[str, str]:
@@ -178,11 +141,3 @@ def _absent_in_last(text: str) -> dict[str, str]:
     names = (*writes, "hook_resid_post", "mod.hook_gate_*", "mod.hook_scale_mlp")
     reason = "the last block does not update text (context_pre_only); it lends keys and values"
     return {f"{text}.{name}": reason for name in names}
-
-
-def _denoised(root: tuple, out: tuple) -> Tensor:
-    latent, sigma = root[1]["hidden_states"], to_sigma(root[1]["timestep"])
-    return latent - sigma.view(-1, 1, 1, 1, 1) * velocity(root[1], out)
-
-
-CLEAN_ESTIMATE = read_only("hook_x0", "b c f h w", (ROOT, VELOCITY), _denoised)

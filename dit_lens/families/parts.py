@@ -98,6 +98,11 @@ def heads_first(inside: Part = WHOLE) -> Part:
     )
 
 
+def upcast(x: Tensor) -> Tensor:
+    """The same in float32, or as it is where it is wider: what sums are worked out in."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def point(name: str, axes: str, site: Site, part: Part = WHOLE, before: Sequence[Site] = ()) -> HookPoint:
     """A value at one site; `before` are sites that have to be asked for first, such as an attention's processor."""
 
@@ -162,7 +167,7 @@ def added(
 
     def write(new: Tensor, old: Tensor, *values: Any) -> Any:
         behind = stream.get(values[-1])
-        return stream.put((behind.float() + (new - old)).type_as(behind), values[-1])
+        return stream.put((upcast(behind) + (new - old)).type_as(behind), values[-1])
 
     return HookPoint(name, axes, (*sites, after), lambda *values: read(*values[:-1]), write)
 
@@ -247,13 +252,13 @@ def mixing(name: str, axes: str, sites: Sequence[Site], operands: Operands, z: P
 
     def read(*values: Any) -> Tensor:
         q, k, _, mask = operands(*values[:-1])
-        logits = einsum(q.float(), k.float(), "b n k e, b m k e -> b k n m") / q.shape[-1] ** 0.5
+        logits = einsum(upcast(q), upcast(k), "b n k e, b m k e -> b k n m") / q.shape[-1] ** 0.5
         return attended(masked(logits, mask))
 
     def write(new: Tensor, old: Tensor, *values: Any) -> Any:
-        mixed, v = z.get(values[-1]), operands(*values[:-1])[2].float()
+        mixed, v = z.get(values[-1]), upcast(operands(*values[:-1])[2])
         change = einsum(new - old, v, "b k n m, b m k e -> b n k e")
-        return z.put((mixed.float() + change).type_as(mixed), values[-1])
+        return z.put((upcast(mixed) + change).type_as(mixed), values[-1])
 
     return HookPoint(name, axes, tuple(sites), read, write, on_demand=True)
 
@@ -262,9 +267,9 @@ def mixing_law(spelled: HookPoint, operands: Operands, z: Part = WHOLE) -> HookP
     """The pattern times v against z, for a point that `mixing` made."""
 
     def both(*values: Any) -> Tensor:
-        v = operands(*values[:-1])[2].float()
+        v = upcast(operands(*values[:-1])[2])
         own = einsum(spelled.read(*values), v, "b k n m, b m k e -> b n k e")
-        return torch.stack([own, z.get(values[-1]).float()])
+        return torch.stack([own, upcast(z.get(values[-1]))])
 
     name = spelled.name.removesuffix(".hook_pattern")
     return read_only(f"{name}: softmax(q k) v = z", "", spelled.sites, both)
@@ -275,8 +280,8 @@ def result_law(name: str, z: Site, out: Site, projection: nn.Linear, heads: int)
     result, _ = results(name, z, out, projection, heads)
 
     def both(z: Tensor, raw: Tensor) -> Tensor:
-        total = result.read(z, raw).float().sum(2)
-        return torch.stack([total if projection.bias is None else total + projection.bias.float(), raw.float()])
+        total = upcast(result.read(z, raw)).sum(2)
+        return torch.stack([total if projection.bias is None else total + upcast(projection.bias), upcast(raw)])
 
     return read_only(f"{name}: sum of results + bias = output", "", (z, out), both)
 
@@ -287,7 +292,7 @@ def masked(logits: Float[Tensor, "b k n m"], mask: Tensor | None) -> Float[Tenso
         return logits
     if mask.ndim == 2:
         mask = mask[:, None, None, :]
-    return logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask.float()
+    return logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + upcast(mask)
 
 
 def attended(logits: Float[Tensor, "b k n m"]) -> Float[Tensor, "b k n m"]:
@@ -312,7 +317,7 @@ def results(name: str, z: Site, out: Site, projection: nn.Linear, heads: int, to
         f"b {token} k d",
         (z, out),
         lambda z, raw: by_head(z, projection.weight, heads),
-        lambda new, old, z, raw: (raw.float() + (new.float() - old.float()).sum(2)).type_as(raw),
+        lambda new, old, z, raw: (upcast(raw) + (upcast(new) - upcast(old)).sum(2)).type_as(raw),
         on_demand=True,
     )
     return [result, point(f"{name}.hook_raw_out", f"b {token} d", out)]
