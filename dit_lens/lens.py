@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+import xarray as xr
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dit_lens import laws
-from dit_lens.cache import ActivationCache
+from dit_lens import fidelity, laws
+from dit_lens.cache import ActivationCache, Anatomy, Estimate, clock
 from dit_lens.conditioning import Conditioning
-from dit_lens.hook_points import HookFunction, NamesFilter
-from dit_lens.inversion import Inversion
+from dit_lens.hook_points import Hook, HookFunction, NamesFilter
+from dit_lens.inversion import Input, Inversion
 from dit_lens.models.loading import load_pipeline
-from dit_lens.running import Evaluation, HookedTransformer, Reduce, Request
+from dit_lens.running import (
+    Evaluation,
+    Experts,
+    Generation,
+    HookedTransformer,
+    Recorder,
+    Reduce,
+    Request,
+    Where,
+    of_pipeline,
+)
 from dit_lens.tracing import Prefix
 from dit_lens.trajectory import Trajectory
 
@@ -52,13 +64,12 @@ class DiTLens(Inversion):
         if (pipeline is None) == (transformer is None):
             raise TypeError("got no single model · expected a pipeline, or transformer= alone")
         self._pipeline = pipeline
-        self.transformer: Any = transformer if pipeline is None else pipeline.transformer
-        source: Any = self.transformer if pipeline is None else pipeline
+        source: Any = transformer if pipeline is None else pipeline
         self.name = name or source.config.get("_name_or_path") or type(source).__name__
-        self.model = HookedTransformer(self.transformer, self.name)
+        self.model = HookedTransformer(source, self.name) if pipeline is None else of_pipeline(pipeline, self.name)
+        self.transformer: Any = self.model.members[0].transformer
         self.family, self.table = self.model.family, self.model.table
         if pipeline is not None:
-            self.family.check_pipeline(pipeline)
             conditioning = conditioning or self.family.encode_prompt(pipeline, "")
         given = conditioning or Conditioning({})
         self.conditioning = given.to(self.transformer.device, self.family.input_dtype(self.transformer))
@@ -68,17 +79,22 @@ class DiTLens(Inversion):
     def verify(self) -> pd.DataFrame:
         """How far every law of the hook points is from holding on a tiny random input: law, point, deviation.
 
+        Of a model of experts both are verified, and a column says which.
+
         Raises:
             ValueError: a law is broken; names the point and the deviation.
         """
-        return pd.DataFrame(laws.verify(self.model))
+        found = [pd.DataFrame(laws.verify(member)).assign(expert=member.expert) for member in self.model.members]
+        table = pd.concat(found, ignore_index=True)
+        return table if isinstance(self.model, Experts) else table.drop(columns="expert")
 
     @classmethod
     def from_pretrained(cls, name: str | Path, seed: int = 0, verify: bool = True, **options: Any) -> DiTLens:
         """A lens on a bundled model, a diffusers folder, or a hub id. Only safetensors are read.
 
         Args:
-            name: "mini-wan", "mini-wan-null", "mini-wan-random", a folder, or "owner/name".
+            name: "mini-wan", "mini-wan-null", "-swap", "-planted", "-random", a folder, or "owner/name"; "@step500"
+                behind the name of one that was trained here is what it was after that many steps.
             seed: of the initialisation of "mini-wan-random" (0 is where the training of mini-wan began).
             verify: check the laws of the hook points on a tiny input.
             **options: for `DiffusionPipeline.from_pretrained`: dtype, device_map, revision, ...
@@ -112,7 +128,8 @@ class DiTLens(Inversion):
         """
         if not -self.blocks <= index < self.blocks:
             raise IndexError(f"got block {index} · expected {-self.blocks} to {self.blocks - 1}")
-        return self.model.traced.module(self.table.blocks[index])
+        running = [member for member in self.model.members if member.traced.running]
+        return (running or self.model.members)[0].traced.module(self.table.blocks[index])
 
     def hook_points(self, latent: Float[Tensor, "b c f h w"] | None = None) -> pd.DataFrame:
         """Every hook point: name, axes, whether it can be written, and for an absent one the reason.
@@ -129,9 +146,8 @@ class DiTLens(Inversion):
         )
         if latent is not None:
             with torch.no_grad():
-                _, cache = self.run_with_cache(
-                    latent=latent, timestep=self.family.to_timestep(0.5), names_filter=list(self.table.points)
-                )
+                time, names = self.family.to_timestep(self.model.middle), list(self.table.points)
+                _, cache = self.run_with_cache(latent=latent, timestep=time, names_filter=names)
             table["shape"] = [tuple(cache[name].shape) for name in table.name]
         absent = pd.DataFrame({"name": list(self.table.absent), "absent because": list(self.table.absent.values())})
         return pd.concat([table, absent], ignore_index=True).fillna("")
@@ -145,7 +161,68 @@ class DiTLens(Inversion):
             "scheduler": type(self.pipeline.scheduler).__name__ if self._pipeline else "none",
             "prompt": self.conditioning.prompt,
             "prompt_hash": self.conditioning.hash,
+            **self._expert_facts(),
         }
+
+    def _expert_facts(self) -> dict[str, str]:
+        if not isinstance(self.model, Experts):
+            return {}
+        names = ", ".join(str(member.expert) for member in self.model.members)
+        return {"experts": f"{names}; boundary {self.model.boundary}"}
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """How the streams are put together, for a cache from a file: `ActivationCache.open(path, lens.anatomy)`.
+
+        Of a model of several experts it is that of the first.
+        """
+        first = self.model.members[0]
+        return Anatomy.of(first.transformer, first.table)
+
+    def _anatomy(self, *experts: str | None) -> Anatomy | None:
+        """Of the transformer that was called; None where several were, whose weights differ."""
+        called = [member for member in self.model.members if member.expert in experts]
+        return Anatomy.of(called[0].transformer, self.table) if len(called) == 1 else None
+
+    @torch.no_grad()
+    def estimate(
+        self,
+        latent: Float[Tensor, "b c f h w"],
+        names_filter: NamesFilter = "*",
+        steps: int = 1,
+        reduce: Reduce | None = None,
+        **told: Tensor,
+    ) -> Estimate:
+        """Bytes and seconds of a cache before it is made, told by one timed evaluation of the first clip.
+
+        Args:
+            latent: what will be run, of all clips.
+            names_filter, reduce: as for `run_with_cache`.
+            steps: how many.
+            **told: conditioning beside the lens's own.
+        """
+        sizes: dict[str, tuple[int, int]] = {}
+
+        def measure(x: Tensor, hook: Hook) -> None:
+            sizes[hook.name] = x.nbytes, (x if reduce is None else reduce(x)).nbytes
+
+        time = torch.as_tensor(self.family.to_timestep(self.model.middle))
+        first = {name: tensor[:1] for name, tensor in told.items()}
+        (evaluation,) = self._evaluations(None, None, None, None, {"latent": latent[:1], "timestep": time, **first})
+        with self.hooks([(names_filter, measure)]):
+            start = clock(latent.device)
+            self.model.velocity(evaluation)
+            seconds = clock(latent.device) - start
+        return Estimate(sizes, seconds, len(latent), steps, reduce is not None)
+
+    def fidelity(self, trajectory: Trajectory, clips: Input | None = None, **options: Any) -> xr.Dataset:
+        """How faithful an inversion is, as `fidelity.report` tells it; `fidelity.verdict` says it in sentences.
+
+        Args:
+            clips: what was inverted, to compare pixels with.
+            **options: `watch` and `seed` of `fidelity.report`.
+        """
+        return fidelity.report(self, trajectory, clips, **options)
 
     # Running with hooks.
 
@@ -177,12 +254,13 @@ class DiTLens(Inversion):
         several = None if steps is None else tuple(steps)
         evaluations = self._evaluations(trajectory, step, sigma, several, inputs)
         velocities, caches = zip(*(self.model.run(evaluation, request) for evaluation in evaluations), strict=True)
-        grid = self.model.grid(evaluations[0])
+        grid, anatomy = self.model.grid(evaluations[0]), self._anatomy(*(e.expert for e in evaluations))
+        axes = {} if reduce else {name: self.table.points[name].axes for name in caches[0]}
         if several is None:
-            return velocities[0], ActivationCache(caches[0], grid, self.blocks)
+            return velocities[0], ActivationCache(caches[0], grid, self.blocks, None, axes, anatomy)
         tensors = {name: torch.stack([cache[name] for cache in caches]) for name in caches[0]}
         velocity = None if stop_at else torch.stack(velocities)
-        return velocity, ActivationCache(tensors, grid, self.blocks, several)
+        return velocity, ActivationCache(tensors, grid, self.blocks, several, axes, anatomy)
 
     def run_with_hooks(
         self,
@@ -200,22 +278,74 @@ class DiTLens(Inversion):
 
     @contextmanager
     def hooks(
-        self, fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]], steps: Iterable[int] | None = None
+        self,
+        fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
+        steps: Iterable[int] | None = None,
+        branches: Iterable[str] | None = None,
+        experts: Iterable[str] | None = None,
     ) -> Iterator[DiTLens]:
         """Hooks on every evaluation inside the block: run, invert, sample, and calls of the user's own pipeline.
 
-        Nested contexts add up, outer first. They do not act inside `trace`, which is nnsight's own.
+        Nested contexts add up, outer first. They do not act inside `trace`, which is nnsight's own. Where a pipeline
+        calls for several guidance branches in one batch, a function is called for each by itself.
 
         Args:
             fwd_hooks: (name, glob, list or predicate; function (tensor, hook) -> tensor or None).
             steps: only at these steps, counted from data; everywhere unless given.
+            branches: only in these guidance branches of a pipeline's calls, as it names them ("cond", "uncond").
+            experts: only in these experts ("high_noise", "low_noise").
 
         Raises:
-            KeyError: unknown hook point. TypeError: writing a point that can only be read.
+            KeyError: unknown hook point. TypeError: writing a point that can only be read. ValueError: no such expert.
             RuntimeError: a hook never fired.
         """
-        with self.model.hooks(fwd_hooks, steps, getattr(self._pipeline, "scheduler", None)):
+        with self.model.hooks(fwd_hooks, Where.of(steps, branches, experts), self._pipeline):
             yield self
+
+    def generate(
+        self,
+        prompt: str | Conditioning | None = None,
+        *,
+        names_filter: NamesFilter = (),
+        reduce: Reduce | None = None,
+        steps: Iterable[int] | None = None,
+        branches: Iterable[str] | None = None,
+        **call: Any,
+    ) -> Generation:
+        """The pipeline's own call, and the activations of each of its evaluations; active hooks act on it.
+
+        Args:
+            prompt: a prompt or what it is encoded to; the lens's own conditioning unless given here or in `call`.
+            names_filter: a name, glob, list of these, or predicate; nothing is kept unless given.
+            reduce: applied to each activation where it is made.
+            steps, branches: where to keep (see `hooks`); everywhere unless given.
+            **call: the pipeline's own arguments: num_frames, guidance_scale, generator, image, ...
+
+        Raises:
+            KeyError: unknown hook point. RuntimeError: nothing was kept at the steps and branches asked for.
+            TypeError: conditioning that the pipeline has no argument for.
+        """
+        pipeline = self.pipeline
+        recorder, call = Recorder(self.blocks, reduce), self._prompt_arguments(prompt, call) | call
+        if names_filter == ():
+            return Generation(pipeline(**call), ())
+        with self.hooks([(names_filter, recorder)], steps, branches):
+            output = pipeline(**call)
+        kept = (replace(k, cache=replace(k.cache, anatomy=self._anatomy(k.expert))) for k in recorder.kept)
+        return Generation(output, tuple(kept))
+
+    def _prompt_arguments(self, prompt: str | Conditioning | None, call: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(prompt, str):
+            return {"prompt": prompt}
+        if prompt is None and not {"prompt", "prompt_embeds"}.isdisjoint(call):
+            return {"prompt": None}  # not every pipeline has it as its default
+        told, known = (prompt or self.conditioning).tensors, getattr(self.family, "CALL", {})
+        if unknown := [name for name in told if name not in known and "image" not in call]:
+            raise TypeError(
+                f"got conditioning of {', '.join(unknown)}, which a {type(self.pipeline).__name__} is not called with"
+                " · expected a prompt, or its own arguments (prompt_embeds=, image=, ...)"
+            )
+        return {"prompt": None} | {known[name]: tensor for name, tensor in told.items() if name in known}
 
     def trace(
         self,
@@ -230,7 +360,7 @@ class DiTLens(Inversion):
         Modules must be touched in forward order: `h = lens.block(3).output.save()`.
         """
         (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
-        return self.model.traced.trace(evaluation.inputs)
+        return self.model.of(evaluation).traced.trace(evaluation.inputs)
 
     def run_suffix(
         self,
@@ -246,12 +376,28 @@ class DiTLens(Inversion):
             evaluation: as for the whole model, at the batch size of the streams.
             entering: values of `table.entering(start)`.
             functions: one hook function per point; those of `hooks` do not act here.
+
+        Raises:
+            ValueError: a cache of another expert than the evaluation calls.
         """
+        if isinstance(entering, ActivationCache):
+            self._check_expert(evaluation, entering)
         streams = tuple(entering[name] for name in self.table.entering(start))
         prefix = Prefix(self.table.blocks[:start], streams[0] if len(streams) == 1 else streams)
         asked = Request(request.names, request.reduce, request.stop_at, prefix)
         velocity, kept = self.model.run_with(evaluation, {name: [f] for name, f in functions.items()}, asked)
         return velocity, ActivationCache(kept, self.model.grid(evaluation), self.blocks)
+
+    def _check_expert(self, evaluation: Evaluation, entering: ActivationCache) -> None:
+        own, other = self._anatomy(evaluation.expert), entering.anatomy
+        if own is None or other is None:
+            return
+        mine, theirs = (next(iter(anatomy.heads.values())).weight for anatomy in (own, other))
+        if mine.data_ptr() != theirs.data_ptr():
+            raise ValueError(
+                f"got streams that another transformer made than the {evaluation.expert or 'one'} of sigma"
+                f" {evaluation.sigma:g} · expected blocks before and behind of one · cache them at the same step"
+            )
 
     def _evaluations(
         self,

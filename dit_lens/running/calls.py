@@ -1,0 +1,130 @@
+"""Calls that others make of a transformer, such as a pipeline: where they lie, and that active hooks act on them."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from dit_lens.running.evaluation import PLAIN, Evaluation
+
+if TYPE_CHECKING:
+    from dit_lens.running.hooked import HookedTransformer
+
+TORCH_HOOKS = (
+    "_forward_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
+DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
+HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
+
+
+@contextmanager
+def intercepted(models: Sequence[HookedTransformer], pipeline: Any) -> Iterator[None]:
+    """Every plain call of the transformers takes the active hooks along; a call inside a trace is left alone."""
+    with ExitStack() as stack:
+        for model in models:
+            named: list[str] = []
+            stack.enter_context(_replaced(model.transformer, "forward", _forward(model, pipeline, named)))
+            if hasattr(model.transformer, "cache_context"):
+                recorded = _cache_context(model.transformer, named)
+                stack.enter_context(_replaced(model.transformer, "cache_context", recorded))
+        yield
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    own, before = name in vars(module), getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(module, name, before)
+        else:
+            delattr(module, name)
+
+
+def _cache_context(transformer: nn.Module, named: list[str]) -> Any:
+    """The model's own `cache_context`, with its name noted: pipelines say there which branch they call for."""
+    plain: Any = transformer.cache_context
+
+    @contextmanager
+    def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        named.append(name)
+        try:
+            with plain(name, *args, **kwargs):
+                yield
+        finally:
+            named.pop()
+
+    return cache_context
+
+
+def _forward(model: HookedTransformer, pipeline: Any, named: list[str]) -> Any:
+    forward = model.transformer.forward
+    signature = inspect.signature(type(model.transformer).forward)
+
+    def hooked_forward(*args: Any, **kwargs: Any) -> Any:
+        if model.traced.running or model.calling:
+            return forward(*args, **kwargs)
+        given = signature.bind(model.transformer, *args, **kwargs).arguments
+        inputs = {name: value for name, value in given.items() if name != "self"}
+        inputs |= inputs.pop("kwargs", {})
+        wants_tuple = not inputs.get("return_dict", True)
+        place = placed(model, getattr(pipeline, "scheduler", None), inputs["timestep"])
+        told = branches(named[-1], pipeline) if named else ()
+        evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, told)
+        functions = model.active.at(evaluation)
+        if not functions:
+            return forward(*args, **kwargs)
+        with _seen(model.transformer):
+            output, _, _ = model.put_out(evaluation, functions, PLAIN)
+        return output if wants_tuple else getattr(model.family, "OUTPUT", Transformer2DModelOutput)(*output)
+
+    return hooked_forward
+
+
+@contextmanager
+def _seen(module: nn.Module) -> Iterator[None]:
+    """The module without the torch hooks of its user, which see the call itself: nnsight calls it a second time."""
+    with ExitStack() as stack:
+        for name in TORCH_HOOKS:
+            stack.enter_context(_replaced(module, name, OrderedDict()))
+        yield
+
+
+def branches(context: str, pipeline: Any) -> tuple[str, ...]:
+    """Guidance branches of a pipeline's call, in the order of its batch, by the name that the pipeline gives it."""
+    if context != DOUBLED:
+        return (context,)
+    guided = getattr(pipeline, "do_classifier_free_guidance", None)
+    if guided is None:  # CogVideoX says its guidance only
+        guided = pipeline is not None and pipeline.guidance_scale > 1
+    return HALVES if guided else HALVES[1:]
+
+
+def placed(model: HookedTransformer, scheduler: Any, timestep: Tensor) -> tuple[int | None, float]:
+    """Step and sigma of a call that a pipeline makes, those of its noisiest clip, frame and token.
+
+    The step is None where its scheduler has no such timestep.
+    """
+    sigma = float(model.family.to_sigma(timestep).max())
+    if scheduler is None:
+        return None, sigma
+    fed = timestep.max().cpu()
+    # A pipeline may feed its timesteps rounded to the model's dtype, where two of them can be one.
+    places = (scheduler.timesteps.cpu().to(fed.dtype) == fed).nonzero().flatten().tolist()
+    if not places:
+        return None, sigma
+    step: Any = getattr(scheduler, "step_index", None)  # not every scheduler counts
+    index = step if step in places else places[0]
+    own = getattr(scheduler, "sigmas", None)
+    if own is not None and model.same_levels(own, scheduler.timesteps):
+        sigma = float(own[index])
+    return len(scheduler.timesteps) - index, sigma

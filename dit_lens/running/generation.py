@@ -1,0 +1,93 @@
+"""A pipeline's own call, with activations kept on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from dit_lens.cache import ActivationCache
+from dit_lens.hook_points import Hook
+from dit_lens.running.evaluation import Reduce
+
+Address = tuple[int | None, float, str | None, str | None]  # step, sigma, branch, expert
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What was kept of one evaluation: its place in the generation, and the activations."""
+
+    step: int | None
+    sigma: float
+    branch: str | None
+    expert: str | None
+    cache: ActivationCache = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What a pipeline's call made; `generation[10, "cond"]` is the cache of step 10 (from data) and that branch.
+
+    Attributes:
+        output: what the pipeline put out.
+        evaluations: what was kept, in the order in which it was run.
+    """
+
+    output: Any = field(repr=False)
+    evaluations: tuple[Kept, ...]
+
+    @property
+    def frames(self) -> Any:
+        """The video, in the pipeline's `output_type` (latents (b, c, f, h, w) for "latent")."""
+        return self.output.frames
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self.evaluations)
+
+    def __len__(self) -> int:
+        return len(self.evaluations)
+
+    def __getitem__(self, place: int | tuple[int | None, str | None]) -> ActivationCache:
+        step, *branch = place if isinstance(place, tuple) else (place,)
+        found = [kept for kept in self if kept.step == step and (not branch or kept.branch == branch[0])]
+        if len(found) == 1:
+            return found[0].cache
+        places = ", ".join(f"[{kept.step}, {kept.branch!r}]" for kept in self)
+        raise KeyError(
+            f"got {place!r}, where {len(found)} evaluations were kept · expected one of {places}"
+            " · iterate over the generation to see all"
+        )
+
+
+class Recorder:
+    """A hook function that keeps what it is shown, evaluation by evaluation.
+
+    Args:
+        blocks: number of blocks of the model.
+        reduce: applied to each activation where it is made.
+    """
+
+    def __init__(self, blocks: int, reduce: Reduce | None = None):
+        self.blocks, self.reduce = blocks, reduce
+        self._order: list[tuple[Address, ActivationCache]] = []
+        self._open: dict[Address, dict[str, Tensor]] = {}
+        self._axes: dict[str, str] = {}
+
+    def __call__(self, x: Tensor, hook: Hook) -> None:
+        """Keeps an activation; the model's own goes on."""
+        address = hook.step, hook.sigma, hook.branch, hook.expert
+        kept = self._open.get(address)
+        if kept is None or hook.name in kept:  # a point that is met again belongs to another evaluation there
+            kept = self._open[address] = {}
+            self._order.append((address, ActivationCache(kept, hook.grid, self.blocks, axes=self._axes)))
+        if self.reduce is None:
+            kept[hook.name], self._axes[hook.name] = x, hook.axes
+        else:
+            kept[hook.name] = self.reduce(x)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Everything that was kept, in the order in which it was run."""
+        return tuple(Kept(*address, cache) for address, cache in self._order)

@@ -1,0 +1,281 @@
+"""Hooks by guidance branch around stock pipelines, and activations kept on the way, held against torch hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLLTXVideo,
+    CogVideoXPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
+)
+from diffusers.schedulers import CogVideoXDDIMScheduler
+from small_models import build
+from small_pipelines import CALL, experts, lens_on, noise, quiet, text, wan
+from torch import Tensor
+
+from dit_lens import Conditioning, DiTLens, edits
+from dit_lens.hook_points import Hook
+
+STEPS = 3
+GUIDED = {
+    "prompt_embeds": text(), "negative_prompt_embeds": text(7), "guidance_scale": 4.0, "num_inference_steps": STEPS,
+}  # fmt: skip
+POINT = "blocks.1.hook_mlp_out"
+
+
+@pytest.fixture(scope="module")
+def lens() -> DiTLens:
+    return lens_on(wan())
+
+
+def call(lens: DiTLens, **own: Any) -> Tensor:
+    return lens.pipeline(**CALL | GUIDED | {"latents": noise()} | own).frames
+
+
+def halved_by_hand(lens: DiTLens, wanted: int) -> Tensor:
+    """Halves what the MLP of block 1 puts out in every second evaluation, by a plain torch hook."""
+    calls = iter(range(2 * STEPS))
+
+    def halve(module: Any, args: Any, out: Tensor) -> Tensor | None:
+        return out / 2 if next(calls) % 2 == wanted else None
+
+    handle = lens.transformer.blocks[1].ffn.register_forward_hook(halve)
+    edited = call(lens)
+    handle.remove()
+    return edited
+
+
+def test_both_branches_are_seen_in_order_and_told_apart(lens: DiTLens) -> None:
+    plain, seen = call(lens), []
+    with lens.hooks([("hook_latent", lambda x, hook: seen.append((hook.step, hook.branch)))]):
+        assert torch.equal(call(lens), plain)
+    assert seen == [(step, branch) for step in (3, 2, 1) for branch in ("cond", "uncond")]
+
+
+@pytest.mark.parametrize(("branch", "place"), [("cond", 0), ("uncond", 1)])
+def test_an_edit_of_one_branch_is_that_of_a_torch_hook(lens: DiTLens, branch: str, place: int) -> None:
+    with lens.hooks([(POINT, lambda x, hook: x / 2)], branches=(branch,)):
+        edited = call(lens)
+    torch.testing.assert_close(edited, halved_by_hand(lens, place), rtol=0, atol=5e-6)
+    assert (edited - halved_by_hand(lens, 1 - place)).abs().max() > 1e-4
+
+
+def test_steps_branches_and_experts_narrow_together() -> None:
+    lens, seen = lens_on(experts()), []
+    with lens.hooks(
+        [("hook_latent", lambda x, hook: seen.append((hook.step, hook.branch, hook.expert)))],
+        steps=(3, 1),
+        branches=("uncond",),
+        experts=("low_noise",),
+    ):
+        call(lens, guidance_scale_2=2.0)
+    assert seen == [(1, "uncond", "low_noise")]
+
+
+def test_the_experts_have_guidance_of_their_own() -> None:
+    lens = lens_on(experts())
+    alike, other = call(lens, guidance_scale_2=4.0), call(lens, guidance_scale_2=1.5)
+    with lens.hooks([(POINT, lambda x, hook: x.clone())]):
+        assert torch.equal(call(lens, guidance_scale_2=1.5), other)
+    assert not torch.equal(alike, other)
+
+
+def test_our_own_evaluations_are_of_no_branch(lens: DiTLens) -> None:
+    with pytest.raises(RuntimeError, match="branches"), lens.hooks([("hook_latent", edits.zero())], branches=("cond",)):
+        lens.invert(noise(), steps=2, solver="euler")
+
+
+def test_without_guidance_there_is_one_branch(lens: DiTLens) -> None:
+    seen: list[str | None] = []
+    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.branch))]):
+        call(lens, guidance_scale=1.0)
+    assert seen == ["cond"] * STEPS
+
+
+def test_nothing_is_left_after_an_exception_in_a_branch(lens: DiTLens) -> None:
+    plain, before = call(lens), set(vars(lens.transformer))
+
+    def fail(x: Tensor, hook: Hook) -> None:
+        if hook.branch == "uncond":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), lens.hooks([(POINT, fail)]):
+        call(lens)
+    assert set(vars(lens.transformer)) == before and torch.equal(call(lens), plain)
+
+
+def test_the_users_own_torch_hook_survives_beside_ours(lens: DiTLens) -> None:
+    plain = call(lens)
+    for module in (lens.transformer, lens.transformer.blocks[1].ffn):
+        handle = module.register_forward_hook(
+            lambda module, args, out: tuple(x / 2 for x in out) if isinstance(out, tuple) else out / 2
+        )
+        alone = call(lens)
+        with lens.hooks([(POINT, lambda x, hook: x.clone())]):
+            assert torch.equal(call(lens), alone)
+        handle.remove()
+        assert torch.equal(call(lens), plain) and not torch.equal(alone, plain)
+
+
+# Pipelines that run both branches in one batch, the one without the prompt first.
+
+
+def cogvideox() -> tuple[Any, dict[str, Any]]:
+    """A stock CogVideoX pipeline and the arguments of a guided call."""
+    torch.manual_seed(0)
+    vae: Any = AutoencoderKLCogVideoX(
+        block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2, sample_height=64,
+        sample_width=64, scaling_factor=0.7,
+    )  # fmt: skip
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing"
+    )
+    absent: Any = {"tokenizer": None, "text_encoder": None}
+    pipe = CogVideoXPipeline(transformer=build("cogvideox"), vae=vae.eval(), scheduler=scheduler, **absent)
+    prompts = {"prompt_embeds": text()[..., :12], "negative_prompt_embeds": text(7)[..., :12]}
+    return quiet(pipe), prompts | {"height": 64, "width": 64, "num_frames": 5}
+
+
+def ltx() -> tuple[Any, dict[str, Any]]:
+    """A stock LTX pipeline and the arguments of a guided call."""
+    torch.manual_seed(0)
+    vae: Any = AutoencoderKLLTXVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )  # fmt: skip
+    absent: Any = {"tokenizer": None, "text_encoder": None}
+    pipe = LTXPipeline(FlowMatchEulerDiscreteScheduler(), vae.eval(), transformer=build("ltx"), **absent)
+    prompts = {"prompt_embeds": text(), "negative_prompt_embeds": text(7)}
+    masks = {f"{name.removesuffix('_embeds')}_attention_mask": torch.ones(1, 3, dtype=torch.bool) for name in prompts}
+    return quiet(pipe), prompts | masks | {"height": 64, "width": 64, "num_frames": 9}
+
+
+@pytest.fixture(scope="module", params=[cogvideox, ltx], ids=["cogvideox", "ltx"])
+def doubled(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
+    pipe, arguments = request.param()
+    told = {"encoder_hidden_states": arguments["prompt_embeds"]}
+    lens = DiTLens(pipe, "small", Conditioning(told), verify=False)
+
+    def run(scale: float = 4.0) -> Tensor:
+        return pipe(
+            **arguments, guidance_scale=scale, num_inference_steps=2, output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+        ).frames  # fmt: skip
+
+    return lens, run
+
+
+def test_a_batch_of_both_branches_is_shown_branch_by_branch(doubled: tuple[DiTLens, Any]) -> None:
+    (lens, run), seen = doubled, []
+    plain, alone = run(), run(1.0)
+
+    def look(x: Tensor, hook: Hook) -> Tensor:
+        seen.append((len(x), hook.step, hook.branch))
+        return x.clone()
+
+    with lens.hooks([(["blocks.0.attn.hook_z"], look)]):
+        assert torch.equal(run(), plain)
+    assert seen == [(1, step, branch) for step in (2, 1) for branch in ("uncond", "cond")]
+    seen.clear()
+    with lens.hooks([("hook_velocity", look)], branches=("uncond",)):
+        assert torch.equal(run(), plain)
+    assert seen == [(1, 2, "uncond"), (1, 1, "uncond")]
+    seen.clear()
+    with lens.hooks([("hook_velocity", look)]):
+        assert torch.equal(run(1.0), alone)
+    assert seen == [(1, 2, "cond"), (1, 1, "cond")]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_edit_of_a_part_of_the_batch_is_that_of_a_torch_hook(doubled: tuple[DiTLens, Any], in_place: bool) -> None:
+    lens, run = doubled
+
+    def double(x: Tensor, hook: Hook) -> Tensor | None:
+        if in_place:
+            x.mul_(2)
+            return None
+        return 2 * x
+
+    for part, branch in enumerate(("uncond", "cond")):
+        with lens.hooks([("blocks.1.hook_resid_post", double)], branches=(branch,)):
+            edited = run()
+        block = lens.transformer.transformer_blocks[1]
+        handle = block.register_forward_hook(lambda module, args, out, part=part: by_hand(out, part))
+        expected = run()
+        handle.remove()
+        torch.testing.assert_close(edited, expected, rtol=0, atol=1e-5)
+        assert not torch.equal(edited, run())
+
+
+def by_hand(out: Any, part: int) -> Any:
+    """A block's output with the video stream of the first or second half of the batch doubled."""
+    if isinstance(out, tuple):
+        return by_hand(out[0], part), *out[1:]
+    halves = list(out.chunk(2))
+    halves[part] = 2 * halves[part]
+    return torch.cat(halves)
+
+
+def test_a_wrong_value_for_a_part_of_the_batch_is_refused(doubled: tuple[DiTLens, Any]) -> None:
+    lens, run = doubled
+    with pytest.raises(ValueError, match="shape"), lens.hooks([("blocks.0.hook_resid_post", lambda x, hook: x[:, :1])]):
+        run()
+    with pytest.raises(TypeError, match="only be read"), lens.hooks([("hook_x0", lambda x, hook: 0 * x)]):
+        run()
+
+
+# What is kept of a pipeline's own call.
+
+
+def test_a_generation_is_the_pipelines_own_call_with_activations_kept(lens: DiTLens) -> None:
+    names = ["hook_latent", "blocks.*.hook_resid_post"]
+    made = lens.generate(names_filter=names, **CALL | GUIDED, latents=noise())
+    assert torch.equal(made.frames, call(lens))
+    assert [(kept.step, kept.branch) for kept in made] == [(s, b) for s in (3, 2, 1) for b in ("cond", "uncond")]
+    assert set(made[2, "cond"]) == {"hook_latent", *(f"blocks.{block}.hook_resid_post" for block in range(3))}
+    sigmas = lens.schedule(STEPS).sigmas
+    for kept in made:
+        assert kept.step is not None and kept.sigma == pytest.approx(sigmas[kept.step])
+        time, told = torch.tensor([1000 * kept.sigma]), text() if kept.branch == "cond" else text(7)
+        fed = {"latent": kept.cache["hook_latent"], "timestep": time, "encoder_hidden_states": told}
+        _, alone = lens.run_with_cache(**fed, names_filter="blocks.2.hook_resid_post")
+        torch.testing.assert_close(kept.cache["resid_post", 2], alone["resid_post", 2])
+
+
+def test_a_generation_keeps_what_is_asked_for_and_no_more(lens: DiTLens) -> None:
+    arguments = CALL | {"guidance_scale": 4.0, "num_inference_steps": STEPS, "negative_prompt_embeds": text(7)}
+    pooled = lens.generate(
+        names_filter="blocks.1.hook_resid_post", reduce=lambda x: x.mean(1), steps=[2], branches=["cond"], **arguments
+    )
+    assert len(pooled) == 1 and pooled[2]["resid_post", 1].shape == (1, 24)
+    assert len(lens.generate(**arguments)) == 0
+    own = lens.generate(Conditioning({"encoder_hidden_states": text(3)}), **arguments, latents=noise())
+    assert torch.equal(own.frames, call(lens, prompt_embeds=text(3)))
+
+
+def test_hooks_around_a_generation_act_before_it_is_kept(lens: DiTLens) -> None:
+    with lens.hooks([(POINT, edits.zero())], steps=[2], branches=["uncond"]):
+        made = lens.generate(names_filter=POINT, **CALL | GUIDED, latents=noise())
+    assert not made[2, "uncond"]["mlp_out", 1].any() and made[2, "cond"]["mlp_out", 1].any()
+
+
+def test_what_was_not_kept_is_asked_for_in_vain(lens: DiTLens) -> None:
+    made = lens.generate(names_filter=POINT, steps=[1], **CALL | GUIDED)
+    for place in (2, 1, (1, "other")):
+        with pytest.raises(KeyError, match=r"expected one of \[1, 'cond'\], \[1, 'uncond'\]"):
+            made[place]
+    with pytest.raises(RuntimeError, match="generate"):
+        lens.generate(names_filter=POINT, steps=[9], **CALL | GUIDED)
+    with pytest.raises(TypeError, match="not called with"):
+        lens.generate(Conditioning({"encoder_hidden_states": text(), "first_frame": text()}), **CALL)
+
+
+def test_the_experts_of_a_generation_are_told() -> None:
+    lens = lens_on(experts())
+    made = lens.generate(names_filter="hook_velocity", **CALL | GUIDED)
+    assert [kept.expert for kept in made] == ["high_noise"] * 4 + ["low_noise"] * 2
