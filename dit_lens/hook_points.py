@@ -63,6 +63,23 @@ class HookPoint:
 
 
 @dataclass(frozen=True)
+class Final:
+    """What a model makes of its last stream: norms, a scale and shift by time, a projection, patches put together.
+
+    Attributes:
+        norms: module paths of the LayerNorms, in order.
+        projection: module path of the linear layer.
+        token: parts of what the linear layer puts out for a token, in order: frames p, rows q, columns r, channels c.
+        patch: sizes of p, q and r.
+    """
+
+    norms: tuple[str, ...]
+    projection: str
+    token: str
+    patch: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class Table:
     """All hook points of a model.
 
@@ -74,6 +91,9 @@ class Table:
         streams: short names of the points through which a block is entered; their values, in this order, are what
             the block before puts out (a tuple where there are several).
         laws: what must hold inside the model, as read-only points whose value is a stacked pair of equal tensors.
+        final: what follows the last block; its scale and shift are the points `final.mod.hook_*`.
+        normed_writes: epsilon of the RMS norm that a layer's output passes before its gate, which is a tanh then;
+            None where the gate multiplies the output itself.
     """
 
     sites: tuple[Site, ...]
@@ -82,6 +102,8 @@ class Table:
     absent: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] = ("hook_resid_pre",)
     laws: tuple[HookPoint, ...] = ()
+    final: Final | None = None
+    normed_writes: float | None = None
 
     def entering(self, block: int) -> list[str]:
         """Names of the points through which a block is entered."""
@@ -121,7 +143,12 @@ class Table:
 class Hook:
     """What a hook function is told beside the tensor: where and when it is called.
 
-    `step` is None outside a trajectory; `sigma` is the first clip's noise level.
+    Attributes:
+        step: counted from data; None outside a trajectory.
+        sigma: the noise level, that of the noisiest clip and token.
+        branch: the guidance branch that a pipeline calls for, "cond" or "uncond" mostly; None outside of its calls, and
+            where it does not tell.
+        expert: which transformer is called, where a model has several: "high_noise" or "low_noise".
     """
 
     name: str
@@ -129,6 +156,8 @@ class Hook:
     grid: TokenGrid
     step: int | None
     sigma: float
+    branch: str | None = None
+    expert: str | None = None
 
 
 HookFunction = Callable[[Tensor, Hook], Tensor | None]

@@ -90,3 +90,48 @@ def test_every_block_point_of_a_model_has_a_short_key(lens: DiTLens) -> None:
         key = (point.removeprefix("hook_"), int(block))
         assert (cache[(*key, *layer)] if layer == ["cross_attn"] else cache[key]) is cache[name]
     assert cache.blocks == 6 and cache.grid("resid_post", 5).shape == (1, 5, 4, 4, 128)
+
+
+def test_stack_activation_puts_blocks_first_and_behind_steps() -> None:
+    names = [f"blocks.{block}.cross_attn.hook_z" for block in range(2)]
+    for steps, lead in ((None, ()), ((4, 8, 9), (3,))):
+        tensors = {name: torch.randn(*lead, 2, 6, 4, 5) for name in names}
+        cache = ActivationCache(tensors, GRID, blocks=2, steps=steps)
+        stacked = cache.stack_activation("z", "cross_attn")
+        assert stacked.shape == (*lead, 2, 2, 6, 4, 5)
+        for block in range(2):
+            assert torch.equal(stacked.select(len(lead), block), cache["z", block, "cross_attn"])
+    with pytest.raises(KeyError, match=r"got 'blocks\.0\.attn\.hook_z'"):
+        cache.stack_activation("z")
+
+
+@pytest.mark.parametrize("steps", [None, (4, 8)])
+def test_a_slice_is_the_cache_of_these_clips(steps: tuple[int, ...] | None) -> None:
+    cache = handmade(steps)
+    some = cache[1:]
+    assert isinstance(some, ActivationCache) and some.steps == steps and some.blocks == 2
+    for name in cache:
+        assert torch.equal(some[name], cache[name][1:] if steps is None else cache[name][:, 1:])
+    assert cache.grid("resid_post", 1)[..., 1:, :, :, :, :].equal(some.grid("resid_post", 1))
+
+
+def test_a_slice_of_what_a_reduction_has_taken_the_clips_of_is_refused() -> None:
+    tensors = {"hook_embed": torch.zeros(3, 4, 5), "hook_time_embed": torch.zeros(5)}
+    with pytest.raises(ValueError, match=r"got activations of \[3, 5\] clips"):
+        _ = ActivationCache(tensors, GRID, blocks=1)[:1]
+
+
+def test_to_casts_floating_activations_alone() -> None:
+    tensors = {"hook_embed": torch.randn(2, 3), "blocks.0.hook_mask": torch.tensor([[True, False]])}
+    half = ActivationCache(tensors, GRID, blocks=1).to(torch.bfloat16)
+    assert torch.equal(half["hook_embed"], tensors["hook_embed"].bfloat16())
+    assert half["blocks.0.hook_mask"].dtype == torch.bool
+    assert half.to("meta")["hook_embed"].device.type == "meta"
+
+
+def test_axes_are_those_of_the_hook_points_and_none_after_a_reduction(lens: DiTLens) -> None:
+    latent = torch.zeros(1, 16, 5, 8, 8)
+    _, cache = lens.run_with_cache(latent=latent, timestep=500.0, names_filter="blocks.0.*")
+    assert cache.axes["blocks.0.attn.hook_z"] == "b n k e" and set(cache.axes) == set(cache)
+    _, pooled = lens.run_with_cache(latent=latent, timestep=500.0, names_filter="*_post", reduce=lambda x: x.mean(1))
+    assert pooled.axes == {}

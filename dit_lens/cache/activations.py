@@ -1,0 +1,328 @@
+"""Activations in memory, under the names and habits of TransformerLens, and what adds up to what in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens import tensor_file
+from dit_lens.axes import TokenGrid
+from dit_lens.cache.anatomy import STREAM, Anatomy, block_of, is_stream, layer_of, stream_of
+from dit_lens.cache.decomposition import Frozen, components, head_readouts, head_writes, precise, velocity_readout
+from dit_lens.cache.split import LinearProbe, Split
+from dit_lens.choices import nearest
+
+# What follows "hook_" in a sub-layer's point; everything else belongs to the block itself.
+ATTENTION_NAMES = ("q", "k", "v", "z", "rot_q", "rot_k", "pattern", "result", "raw_out")
+MLP_NAMES = ("pre", "post")
+MODULATIONS = ("shift_", "scale_", "gate_")
+VELOCITY = "hook_velocity"
+Key = str | tuple[str, int] | tuple[str, int, str]
+LAST = "resid_post", -1
+KIND, INSIDE, NAMES = "dit_lens activations", "activations/", "names"
+
+
+class Stack(NamedTuple):
+    """Activations of one shape along a new axis, before the clips, with a label for each; it unpacks in two."""
+
+    values: Tensor
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationCache(Mapping[str, Tensor]):
+    """Activations of one run by hook-point name; it holds no model.
+
+    `cache["blocks.3.attn.hook_z"]`, or short: `cache["z", 3]`, `cache["z", 3, "cross_attn"]`,
+    `cache["resid_post", -1]`. `cache[:2]` is the cache of the first two clips.
+    A cache over several steps has a leading step axis s; `steps` names them.
+
+    Attributes:
+        tensors: activations by name, (b, ...) or (s, b, ...).
+        grid_shape: how video tokens lie on the clip.
+        blocks: of the model.
+        steps: of the leading axis; None where there is none.
+        axes: letters of the axes by name, without the step axis; empty after a reduction, which may change them.
+        anatomy: weights that the decompositions need, `lens.anatomy`; None in a cache that was opened without.
+    """
+
+    tensors: Mapping[str, Tensor]
+    grid_shape: TokenGrid
+    blocks: int
+    steps: tuple[int, ...] | None = None
+    axes: Mapping[str, str] = field(default_factory=dict)
+    anatomy: Anatomy | None = None
+
+    @overload
+    def __getitem__(self, key: slice) -> ActivationCache: ...
+    @overload
+    def __getitem__(self, key: Key) -> Tensor: ...
+    def __getitem__(self, key: Key | slice) -> Tensor | ActivationCache:
+        if isinstance(key, slice):
+            return self._of_clips(key)
+        name = self.name(key)
+        if name not in self.tensors:
+            raise KeyError(
+                f"got {name!r} · expected one of the {len(self.tensors)} cached points{nearest(name, self.tensors)}"
+                " · widen names_filter"
+            )
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in self.tensors.items()]
+        return "\n".join([f"ActivationCache of {len(self)} points, steps {self.steps}", *lines])
+
+    def name(self, key: Key) -> str:
+        """The full name of a point.
+
+        Raises:
+            KeyError: there is no such block.
+        """
+        return key if isinstance(key, str) else self._full_name(key[0], key[1], *key[2:])
+
+    def grid(self, name: str, block: int) -> Tensor:
+        """An activation with its video tokens on their grid: (b, f, h, w, ...), behind a step axis if there is one."""
+        tensor = self[name, block]
+        if self.steps is None:
+            return self.grid_shape.unflatten(tensor)
+        return self.grid_shape.unflatten(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
+
+    def to(self, target: torch.device | torch.dtype | str) -> ActivationCache:
+        """The cache on a device, or with its floating-point activations in a dtype."""
+        floating = isinstance(target, torch.dtype)
+        kept = {name: x if floating and not x.is_floating_point() else x.to(target) for name, x in self.items()}
+        return replace(self, tensors=kept)
+
+    # Files.
+
+    def save(self, path: str | Path) -> Path:
+        """Writes HDF5, whole or not at all; activations keep every bit (bfloat16 too). Weights are not written."""
+        grid = self.grid_shape.frames, self.grid_shape.rows, self.grid_shape.columns
+        tensors = {f"{INSIDE}{name}": tensor for name, tensor in self.items()}
+        # Names and axes of a large model are more than an attribute of HDF5 can hold.
+        names = json.dumps({"names": list(self), "axes": dict(self.axes)}).encode()
+        tensors[NAMES] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
+        return tensor_file.write(Path(path), KIND, tensors, {"grid": grid, "blocks": self.blocks, "steps": self.steps})
+
+    @classmethod
+    def open(cls, path: str | Path, anatomy: Anatomy | None = None) -> ActivationCache:
+        """The cache that `save` wrote, on the CPU.
+
+        Args:
+            anatomy: of the same model, `lens.anatomy`, to decompose with.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache; names it.
+        """
+        tensors, facts = tensor_file.read(Path(path), KIND)
+        names = json.loads(bytes(tensors[NAMES].tolist()))
+        kept = {name: tensors[f"{INSIDE}{name}"] for name in names["names"]}
+        steps = None if facts["steps"] is None else tuple(facts["steps"])
+        return cls(kept, TokenGrid(*facts["grid"]), facts["blocks"], steps, names["axes"], anatomy)
+
+    # Stacks.
+
+    def stack_activation(self, name: str, layer: str = "") -> Tensor:
+        """An activation of all blocks: (l, b, ...), behind a step axis if there is one."""
+        return self._stacked([self[name, block, layer] for block in range(self.blocks)])
+
+    def accumulated_resid(self, point: Key = LAST, mid: bool = True) -> Stack:
+        """The stream as it grows: before block 0, after every write ("0_mid_attn") and block ("1_pre"), to a point.
+
+        Args:
+            point: the last stream; by default behind the last block.
+            mid: with the streams inside blocks.
+
+        Raises:
+            KeyError: the point is no stream.
+        """
+        last = self.name(point)
+        streams = [name for name in self._read().points if is_stream(name)]
+        if last not in streams:
+            raise KeyError(f"got {last!r} · expected a stream, blocks.*.hook_resid_*{nearest(last, streams)}")
+        streams = [name for name in streams if stream_of(name) == stream_of(last)]
+        # What a block puts out is what enters the next.
+        wanted = [name for name in streams[: streams.index(last)] if name.endswith("_pre") or (mid and "_mid" in name)]
+        wanted = [*wanted, last]
+        labels = tuple(f"{block_of(name)}_{name.rpartition(STREAM)[2]}" for name in wanted)
+        return Stack(self._stacked([self[name] for name in wanted]), labels)
+
+    def decompose_resid(self, point: Key = LAST) -> Stack:
+        """What adds up to a stream: the embedding ("embed") and each write of each block ("0_attn_out"), gate included.
+
+        The sum over the stack is the stream, but for its own rounding.
+        """
+        terms = self._read().terms(self.name(point))
+        labels = ("embed" if is_stream(name) else f"{block_of(name)}_{layer_of(name)}_out" for name in terms)
+        return Stack(self._stacked([self[name] for name in terms]), tuple(labels))
+
+    def stack_head_results(
+        self, layer: str = "attn", point: Key = LAST, project: Float[Tensor, " d"] | None = None
+    ) -> Stack:
+        """What each head of each block ("L0H1") writes to a stream, gate included: (l k, b, n, d).
+
+        Args:
+            layer: the attention, such as "cross_attn".
+            point: the stream; writes behind it are left out.
+            project: with a direction, how far each write reaches along it, (l k, b, n); it is projected first.
+        """
+        anatomy = self._read()
+        names = [name for name in anatomy.terms(self.name(point)) if layer_of(name) == layer and name in anatomy.heads]
+        if not names:
+            raise KeyError(f"got layer {layer!r} · expected an attention that writes to {self.name(point)!r}")
+        values, labels = [], []
+        for name in names:
+            write = anatomy.heads[name]
+            if project is None:
+                by_head = head_writes(self, write).unbind(-2)
+            else:
+                by_source, _ = head_readouts(self, write, project)
+                by_head = torch.stack(list(by_source.values())).sum(0).unbind(-1)
+            values += by_head
+            labels += [f"L{block_of(name)}H{head}" for head in range(len(by_head))]
+        return Stack(self._stacked(values), tuple(labels))
+
+    def apply_ln_to_stack(self, stack: Tensor) -> Tensor:
+        """A stack of what adds up to the last stream, (c, b, n, d), as its parts enter the last linear layer.
+
+        The last norm divides by what it divides the whole stream by (frozen) and time scales; constants, such as the
+        shift, are left out.
+        """
+        axis = 0 if self.steps is None else 1
+        return self._frozen().part(stack, axis)
+
+    # Exact attribution.
+
+    def attribute_to(
+        self, readout: LinearProbe | Float[Tensor, " d"], point: Key | None = None, pool: bool = True
+    ) -> xr.Dataset:
+        """The logit of a linear readout of a stream, split exactly into embedding, heads, layers and biases.
+
+        Every write is gate · (Σ_k W_k z_k + bias), so nothing has to be patched: the parts add up to the logit. In
+        families that norm a write before its gate (Mochi), what the norm divides by is frozen.
+
+        Args:
+            readout: a probe, or a direction (logit = mean over tokens of the stream along it).
+            point: what it reads; where the probe was fitted, or behind the last block, unless given. A write, such as
+                ("attn_out", 3), is split into its heads.
+            pool: False tells parts by frame, row and column; they add up over these, too.
+
+        Returns:
+            `attribution` (step, clip, block, component), where "attn.2" is head 2 of self-attention and "attn.bias" the
+            bias of its projection; `embedding`; `constant` (the probe's bias); `readout`, the logit; and `unexplained`,
+            what is missing to it: rounding, and what hooks wrote in between. `lens.anatomy.needs(point)` says what
+            has to be cached.
+
+        Raises:
+            KeyError: a point is not cached, or no stream or write. ValueError: a direction of another width.
+        """
+        if isinstance(readout, Tensor):
+            weight, bias, reads = readout, 0.0, self.name(LAST)
+        else:
+            weight, bias, reads = readout.weight, readout.bias, readout.reads.point
+        name = reads if point is None else self.name(point)
+        anatomy = self._read()
+        anatomy.terms(name)
+        stream = precise(self[name])
+        if weight.shape != stream.shape[-1:]:
+            raise ValueError(
+                f"got a direction of {tuple(weight.shape)} · expected ({stream.shape[-1]},), as {name} has"
+            )
+        per_token = weight.to(stream) / stream.shape[-2]
+        constant = stream.new_tensor(bias).double()
+        logit = (stream @ per_token).double().sum(-1) + constant
+        split = Split(logit, constant, *components(self, anatomy, name, per_token))
+        return self._table(split, pool, point=name, unit="logit")
+
+    def velocity_attrs(self, direction: Float[Tensor, "..."], pool: bool = True) -> xr.Dataset:
+        """<velocity, direction>, split exactly as in `attribute_to`; the last norm divides by what it does (frozen).
+
+        Args:
+            direction: what broadcasts against the velocity (b, c, f, h, w), such as (c, f, h, w).
+            pool: False tells parts by frame, row and column.
+
+        Returns:
+            As `attribute_to`; `constant` is what the latent itself, the shift and the last bias make.
+
+        Raises:
+            ValueError: the family does not state its last layer, or the direction does not broadcast.
+            KeyError: a point is not cached; see `lens.anatomy.needs_of_velocity()`.
+        """
+        frozen, velocity = self._frozen(), precise(self[VELOCITY])
+        sizes = zip(reversed(direction.shape), reversed(velocity.shape), strict=False)
+        if direction.ndim > velocity.ndim or any(own not in (1, whole) for own, whole in sizes):
+            raise ValueError(
+                f"got a direction of {tuple(direction.shape)} · expected what broadcasts to {tuple(velocity.shape)}"
+            )
+        direction = direction.to(velocity).expand_as(velocity)
+        toward, constant = velocity_readout(self, frozen, direction)
+        readout = (velocity * direction).double().flatten(-4).sum(-1)
+        split = Split(readout, constant.double(), *components(self, self._read(), self.name(LAST), toward))
+        return self._table(split, pool, point=VELOCITY, unit="<velocity, direction>")
+
+    def _table(self, split: Split, pool: bool, **facts: str) -> xr.Dataset:
+        tokens = split.embedding.shape[-1]
+        if not pool and tokens != self.grid_shape.tokens:
+            raise ValueError(f"got {tokens} tokens that are not on the grid · expected those of video · pool=True")
+        table = split.pooled().dataset(self.steps) if pool else split.dataset(self.steps, self.grid_shape)
+        return table.assign_attrs(facts)
+
+    def _read(self) -> Anatomy:
+        if self.anatomy is None:
+            raise ValueError(
+                "got a cache without weights · expected those of its model"
+                " · ActivationCache.open(path, lens.anatomy), or dataclasses.replace(cache, anatomy=lens.anatomy)"
+            )
+        if any(write.weight.is_meta for write in self.anatomy.heads.values()):
+            raise ValueError(
+                "got weights that are in memory while their layer runs only (sequential offload) · expected weights"
+                " that stay · enable_model_cpu_offload, or no offload"
+            )
+        return self.anatomy
+
+    def _frozen(self) -> Frozen:
+        final = self._read().final
+        if final is None:
+            raise ValueError(
+                "got a model whose family does not state its last layer · expected norms, shift, scale and a linear"
+                " layer (`Table.final`) · attribute_to and decompose_resid do without"
+            )
+        return Frozen.of(self, final, self.name(LAST))
+
+    def _stacked(self, values: list[Tensor]) -> Tensor:
+        dtype = values[0].dtype
+        for value in values:
+            dtype = torch.promote_types(dtype, value.dtype)
+        return torch.stack([value.to(dtype) for value in values], 0 if self.steps is None else 1)
+
+    def _of_clips(self, clips: slice) -> ActivationCache:
+        axis = 0 if self.steps is None else 1
+        sizes = {x.shape[axis] if x.ndim > axis else 0 for x in self.values()}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"got activations of {sorted(sizes)} clips · expected as many of each · a reduction has taken the axis"
+            )
+        taken = (slice(None),) * axis + (clips,)
+        return replace(self, tensors={name: x[taken] for name, x in self.items()})
+
+    def _full_name(self, name: str, block: int, layer: str = "") -> str:
+        if not -self.blocks <= block < self.blocks:
+            raise KeyError(f"got block {block} · expected {-self.blocks} to {self.blocks - 1}")
+        if not layer:
+            layer = "attn" if name in ATTENTION_NAMES else "mlp" if name in MLP_NAMES else ""
+            layer = "mod" if name.startswith(MODULATIONS) else layer
+        return ".".join(filter(None, ["blocks", str(block % self.blocks), layer, f"hook_{name}"]))

@@ -1,0 +1,196 @@
+"""What each head and layer adds to a stream, to a readout of it, and to the velocity: exact sums, nothing patched.
+
+All functions take a mapping of activations by name, whose leading axes "..." are clips, or steps and clips, and an
+`Anatomy`. They work in float32 or better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens.cache.anatomy import Anatomy, FinalLayer, HeadWrite, Norm, block_of, is_stream, layer_of
+
+Activations = Mapping[str, Tensor]
+Components = dict[tuple[int, str], Tensor]
+
+
+def precise(x: Tensor) -> Tensor:
+    """A tensor in float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# What heads write.
+
+
+def head_writes(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n k d"]:
+    """What each head adds to the stream, gate included."""
+    z = torch.stack(list(_mixes(cache, write).values())).sum(0)
+    slices = rearrange(_weight(write, z), "d (k e) -> k e d", k=z.shape[-2])
+    raw, gate = einsum(z, slices, "... n k e, k e d -> ... n k d"), _gate(cache, write, z)
+    return raw if gate is None else raw * gate.unsqueeze(-2)
+
+
+def head_readouts(
+    cache: Activations, write: HeadWrite, direction: Float[Tensor, "*n d"]
+) -> tuple[dict[str, Float[Tensor, "... n k"]], Float[Tensor, "... n"]]:
+    """How far along a direction each head's write reaches, by what it attends to, and the projection's bias.
+
+    The direction, (d,) or (..., n, d), goes through gate and projection first: no head is written out at full width.
+    """
+    mixes = _mixes(cache, write)
+    z = mixes[""]
+    weight, gate = _weight(write, z), _gate(cache, write, z)
+    toward = direction.to(z) if gate is None else direction.to(z) * gate
+    by_head = rearrange(toward @ weight, "... (k e) -> ... k e", k=z.shape[-2])
+    heads = {source: torch.linalg.vecdot(mix, by_head) for source, mix in mixes.items()}
+    parallel = write.weight.shape[1] > weight.shape[1]
+    bias = z.new_tensor(0.0) if write.bias is None or parallel else toward @ write.bias.to(z)
+    return heads, bias.expand(z.shape[:-2])
+
+
+def _mixes(cache: Activations, write: HeadWrite) -> dict[str, Float[Tensor, "... n k e"]]:
+    return {source: precise(cache[name]) for source, name in write.z.items()}
+
+
+def _weight(write: HeadWrite, z: Float[Tensor, "... n k e"]) -> Float[Tensor, "d ke"]:
+    """The part of the projection that takes the heads' mix."""
+    width = z.shape[-1] * z.shape[-2]
+    if z.ndim < 4 or width > write.weight.shape[1]:
+        raise ValueError(
+            f"got {write.z['']} of shape {tuple(z.shape)} for a projection of width {write.weight.shape[1]} · expected"
+            " (b, n, heads, width of a head) · cache it whole, without `reduce`"
+        )
+    return write.weight[:, :width].to(z)
+
+
+def _gate(cache: Activations, write: HeadWrite, z: Tensor) -> Float[Tensor, "... n d"] | None:
+    """What the projection's output is multiplied by, one for all tokens or for each; its RMS norm is frozen."""
+    if write.gate is None:
+        return None
+    gate = precise(cache[write.gate])
+    gate = gate.unsqueeze(-2) if gate.ndim == z.ndim - 2 else gate
+    if write.raw is None:
+        return gate.to(z)
+    raw = precise(cache[write.raw])
+    return gate.tanh() * (raw.square().mean(-1, keepdim=True) + write.epsilon).rsqrt()
+
+
+# What a readout of a stream is made of.
+
+
+def components(
+    cache: Activations, anatomy: Anatomy, point: str, direction: Float[Tensor, "*n d"]
+) -> tuple[Float[Tensor, "... n"], Components]:
+    """What the embedding, and each head and layer of each block, adds to `stream . direction`, token by token.
+
+    Returns:
+        The embedding's share (zero for a write), and all others by (block, label): "attn.0", "attn.bias", "mlp";
+        "cross_attn.img.0" is what head 0 takes from image keys where they have a softmax of their own.
+    """
+    embedding, found = None, {}
+    for name in anatomy.terms(point):
+        if is_stream(name):
+            embedding = _along(cache[name], direction)
+        elif name not in anatomy.heads:
+            found[block_of(name), layer_of(name)] = _along(cache[name], direction)
+        else:
+            heads, bias = head_readouts(cache, anatomy.heads[name], direction)
+            for source, values in heads.items():
+                for head, value in enumerate(values.unbind(-1)):
+                    found[block_of(name), ".".join(filter(None, (layer_of(name), source, str(head))))] = value
+            found[block_of(name), f"{layer_of(name)}.bias"] = bias
+    if embedding is None:
+        embedding = torch.zeros_like(next(iter(found.values())))
+    return embedding, found
+
+
+def _along(values: Tensor, direction: Tensor) -> Float[Tensor, "... n"]:
+    values = precise(values)
+    return torch.linalg.vecdot(values, direction.to(values))
+
+
+# The last layer, the statistics of its norms frozen.
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """The last layer as an affine map of the stream: what its norms divide by, and its modulation, are constants.
+
+    Attributes:
+        layer: weights.
+        scales: 1 / standard deviation by norm, (..., n, 1).
+        shift, scale: (..., 1 or n, d).
+    """
+
+    layer: FinalLayer
+    scales: tuple[Tensor, ...]
+    shift: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, cache: Activations, layer: FinalLayer, point: str) -> Frozen:
+        """The last layer at the activations of a cache; `point` is the stream that it reads."""
+        x, scales = precise(cache[point]), []
+        shift, scale = (precise(cache[f"final.mod.hook_{name}"]) for name in ("shift", "scale"))
+        if shift.ndim < x.ndim:
+            shift, scale = shift.unsqueeze(-2), scale.unsqueeze(-2)
+        for norm in layer.norms:
+            scales.append((x.var(-1, correction=0, keepdim=True) + norm.epsilon).rsqrt())
+            x = _shifted(norm, _normed(norm, x, scales[-1]))
+        return cls(layer, tuple(scales), shift.to(x), scale.to(x))
+
+    def part(self, x: Float[Tensor, "... n d"], axis: int | None = None) -> Float[Tensor, "... n d"]:
+        """What part of a stream becomes, constants left out; `axis` is that of a stack."""
+        for norm, scale in zip(self.layer.norms, self.scales, strict=True):
+            x = _normed(norm, precise(x), scale if axis is None else scale.unsqueeze(axis))
+        return x * (1 + (self.scale if axis is None else self.scale.unsqueeze(axis)))
+
+    def constant(self) -> Float[Tensor, "... n d"]:
+        """What an empty stream becomes."""
+        x = torch.zeros_like(self.scales[0] * self.scale)
+        for norm, scale in zip(self.layer.norms, self.scales, strict=True):
+            x = _shifted(norm, _normed(norm, x, scale))
+        return x * (1 + self.scale) + self.shift
+
+    def toward(self, direction: Float[Tensor, "... n d"]) -> Float[Tensor, "... n d"]:
+        """The direction in the stream along which a direction behind the last layer lies: the adjoint of `part`."""
+        direction = direction * (1 + self.scale)
+        for norm, scale in zip(reversed(self.layer.norms), reversed(self.scales), strict=True):
+            direction = direction * scale if norm.weight is None else direction * scale * norm.weight.to(direction)
+            direction = direction - direction.mean(-1, keepdim=True)
+        return direction
+
+
+def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
+    x = (x - x.mean(-1, keepdim=True)) * scale
+    return x if norm.weight is None else x * norm.weight.to(x)
+
+
+def _shifted(norm: Norm, x: Tensor) -> Tensor:
+    return x if norm.bias is None else x + norm.bias.to(x)
+
+
+def tokens_of(direction: Float[Tensor, "... c f h w"], layer: FinalLayer) -> Float[Tensor, "... n p"]:
+    """A direction in the space of velocities as the last linear layer puts out tokens."""
+    p, q, r = layer.patch
+    return rearrange(direction, f"... c (f p) (h q) (w r) -> ... (f h w) ({layer.token})", p=p, q=q, r=r)
+
+
+def velocity_readout(
+    cache: Activations, frozen: Frozen, direction: Float[Tensor, "... c f h w"]
+) -> tuple[Float[Tensor, "... n d"], Float[Tensor, "..."]]:
+    """A direction in the stream and a constant: <velocity, direction> = Σ_n stream · direction + constant."""
+    layer = frozen.layer
+    slope, offset = precise(cache["final.hook_slope"]), precise(cache["final.hook_offset"])
+    told = tokens_of(direction * slope, layer)
+    behind = told @ layer.weight.to(told)
+    constant = (offset * direction).flatten(-4).sum(-1) + (behind * frozen.constant()).flatten(-2).sum(-1)
+    if layer.bias is not None:
+        constant = constant + (told @ layer.bias.to(told)).sum(-1)
+    return frozen.toward(behind), constant
