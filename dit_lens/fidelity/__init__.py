@@ -1,0 +1,168 @@
+"""Fidelity: is the inverted path the sampler's own, and does it lose the clip?
+
+`report` (or `lens.fidelity`) puts together what `paths` (round trip, half the step, known noise), `images` (PSNR, SSIM)
+and `noise` (statistics of the recovered noise) measure; `verdict` says it in sentences. `labels` asks what fidelity
+itself knows of possible and impossible clips.
+"""
+
+from __future__ import annotations
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from dit_lens.fidelity.images import psnr_of, ssim_of
+from dit_lens.fidelity.labels import label_scores, predictors
+from dit_lens.fidelity.noise import noise_statistics
+from dit_lens.fidelity.paths import (
+    NOTHING_BUT_LATENTS,
+    STARTS,
+    Watch,
+    convergence,
+    known_noise,
+    relative_error,
+    round_trip,
+)
+from dit_lens.inversion import Input, Inversion, frames_of
+from dit_lens.trajectory import Trajectory
+from dit_lens.video import to_tensor
+
+__all__ = [
+    "CEILING",
+    "COMPARISONS",
+    "EXTREME",
+    "STARTS",
+    "TO_CEILING",
+    "TO_SOURCE",
+    "Watch",
+    "convergence",
+    "known_noise",
+    "label_scores",
+    "noise_statistics",
+    "predictors",
+    "psnr_of",
+    "reconstruction",
+    "relative_error",
+    "report",
+    "round_trip",
+    "ssim_of",
+    "verdict",
+    "white_noise",
+]
+CEILING, TO_SOURCE, TO_CEILING = COMPARISONS = ("autoencoder to source", "x̂ to source", "x̂ to autoencoder")
+WITHIN_DB = 0.5  # of the autoencoder's PSNR: nothing is lost that the autoencoder keeps
+WITHIN_ERROR = 0.03  # mean relative error per step
+EXTREME = 3.0  # standard deviations
+
+
+def report(
+    lens: Inversion,
+    trajectory: Trajectory,
+    clips: Input | None = None,
+    watch: Watch = NOTHING_BUT_LATENTS,
+    seed: int = 0,
+) -> xr.Dataset:
+    """What there is to say of the fidelity of an inversion; costs about seven times the inversion itself.
+
+    Args:
+        trajectory: an inversion that reached the last step.
+        clips: what was inverted, for comparisons with the source; without them only with the autoencoder's.
+        watch: what is compared of the model in the known-noise test.
+        seed: of the known noise.
+
+    Returns:
+        `round_trip`, `convergence` (step, clip); `psnr`, `ssim` (comparison, clip); `noise` (statistic, clip, channel)
+        with `noise_expected` and `noise_spread`; `known_error` (start, measure, step, known_clip) and `known_between`;
+        `evaluations` one way and whether all steps `converged` (clip). See `verdict` for sentences.
+
+    Raises:
+        ValueError: no inversion, or one that stopped before the last step.
+    """
+    if trajectory.direction != "invert" or trajectory.record is None or trajectory.solver is None:
+        raise ValueError(f"got a path by {trajectory.direction} · expected an inversion · lens.invert makes one")
+    there_and_back, back = round_trip(lens, trajectory)
+    recovered = noise_statistics(trajectory.latents[-1])
+    start = white_noise(max(2, len(trajectory)), trajectory.latents[0], seed)
+    known = known_noise(lens, start, trajectory.schedule, trajectory.solver, watch)
+    parts = xr.merge(
+        [
+            xr.Dataset({"round_trip": there_and_back, "convergence": convergence(lens, trajectory)}),
+            reconstruction(lens, trajectory, back, clips),
+            recovered.rename(value="noise", expected="noise_expected", spread="noise_spread"),
+            known.rename(error="known_error", between="known_between", clip="known_clip"),
+        ],
+        compat="equals",
+        join="exact",
+    )
+    parts["evaluations"] = trajectory.record.evaluations.sum("step")
+    parts["converged"] = trajectory.record.converged.all("step")
+    return parts.assign_attrs(lens=lens.facts(), solver=str(trajectory.solver), steps=len(trajectory.schedule))
+
+
+def white_noise(clips: int, like: Float[Tensor, "_ c f h w"], seed: int) -> Float[Tensor, "clips c f h w"]:
+    """Gaussian noise for that many clips, drawn on the CPU."""
+    return torch.randn((clips, *like.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def reconstruction(lens: Inversion, trajectory: Trajectory, back: Trajectory, clips: Input | None) -> xr.Dataset:
+    """PSNR in dB and SSIM (comparison, clip) of the clip after the round trip, beside the autoencoder alone (ceiling).
+
+    Args:
+        back: the way back.
+        clips: the source, where there is one in pixels.
+    """
+    ceiling, again = (lens.decode(path).cpu() for path in (trajectory, back))
+    pairs: dict[str, tuple[Tensor, Tensor]] = {TO_CEILING: (again, ceiling.clamp(-1, 1))}
+    if clips is not None and not isinstance(clips, Tensor):
+        source = to_tensor(frames_of(clips))
+        if source.shape != ceiling.shape:
+            raise ValueError(
+                f"got clips of shape {tuple(source.shape)} · expected {tuple(ceiling.shape)}, those that were inverted"
+            )
+        pairs |= {CEILING: (ceiling, source), TO_SOURCE: (again, source)}
+    told = [name for name in COMPARISONS if name in pairs]
+    values = {
+        name: (("comparison", "clip"), torch.stack([measure(*pairs[pair]) for pair in told]).numpy())
+        for name, measure in (("psnr", psnr_of), ("ssim", ssim_of))
+    }
+    return xr.Dataset(values, coords={"comparison": told, "clip": list(trajectory.clip_ids)})
+
+
+def verdict(report: xr.Dataset) -> list[str]:
+    """One sentence for each metric."""
+    solver = f"{report.attrs['solver']}, {report.attrs['steps']} steps"
+    error, at_data = float(report.round_trip.mean()), float(report.round_trip[0].mean())
+    known, between = report.known_error.sel(measure="latent"), report.known_between.sel(measure="latent")
+    ends = [f"{float(known.sel(start=start)[-1].mean()):.1%}" for start in STARTS]
+    away = abs((report.noise - report.noise_expected) / report.noise_spread) > EXTREME
+    shares = [f"{s} {float(away.sel(statistic=s).mean()):.0%}" for s in report.statistic.values]
+    unsolved = 1 - float(report.converged.mean())
+    return [
+        f"Round trip: {error:.2%} of the latent's norm is off per step on average, {at_data:.2%} at the data"
+        f" ({solver}): {_holds(error <= WITHIN_ERROR)} {WITHIN_ERROR:.0%}.",
+        *_pixels(report),
+        f"Known noise: recovered to {ends[0]} from the sampled latent and to {ends[1]} from its encoded video;"
+        f" two noises are {float(between[-1].mean()):.0%} apart.",
+        f"Steps: halving each moves the recovered noise by {float(report.convergence[-1].mean()):.1%} of its norm.",
+        f"Noise: channels over {EXTREME:g} standard deviations from Gaussian (0.3% expected): {', '.join(shares)}.",
+        f"Solver: {float(report.evaluations.mean()):.0f} evaluations of the velocity one way;"
+        f" {f'{unsolved:.0%} of the clips have UNSOLVED steps' if unsolved else 'no step was left unsolved'}.",
+    ]
+
+
+def _pixels(report: xr.Dataset) -> list[str]:
+    if CEILING not in report.comparison:
+        got = float(report.psnr.sel(comparison=TO_CEILING).mean())
+        return [f"Pixels: {got:.1f} dB to what the autoencoder makes of the latent; the source was not given."]
+    ceiling, got, like = (float(report.psnr.sel(comparison=name).mean()) for name in COMPARISONS)
+    of_ceiling, of_got, _ = (f"{float(report.ssim.sel(comparison=name).mean()):.3f}" for name in COMPARISONS)
+    return [
+        f"Pixels: {got:.1f} dB (SSIM {of_got}) to the source where the autoencoder alone has {ceiling:.1f}"
+        f" ({of_ceiling}): inversion costs {ceiling - got:.1f} dB, {_holds(ceiling - got <= WITHIN_DB)} {WITHIN_DB} dB;"
+        f" {like:.1f} dB to what the autoencoder makes of the clip."
+    ]
+
+
+def _holds(well: bool) -> str:
+    return "within" if well else "MORE THAN"

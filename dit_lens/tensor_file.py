@@ -1,0 +1,61 @@
+"""Named tensors and their facts in one HDF5 file: bit for bit, a checksum on every chunk, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import torch
+from torch import Tensor
+
+from dit_lens.results import replace_atomically
+
+UNKNOWN_TO_HDF5 = {torch.bfloat16: torch.int16}  # kept as integers of the same bits
+
+
+def write(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Writes aside and renames when whole.
+
+    Args:
+        kind: what the file is, which `read` asks for.
+        tensors: by name; a slash makes a group.
+        facts: anything JSON can say.
+    """
+    with replace_atomically(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["kind"], file.attrs["facts"] = kind, json.dumps(facts)
+        for name, tensor in tensors.items():
+            plain = tensor.detach().cpu().contiguous()
+            array = plain.view(UNKNOWN_TO_HDF5.get(plain.dtype, plain.dtype)).numpy()
+            dataset = file.create_dataset(name, data=array, fletcher32=array.size > 0 and array.ndim > 0)
+            dataset.attrs["dtype"] = str(tensor.dtype).removeprefix("torch.")
+    return path
+
+
+def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the facts.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated, damaged or of another kind; names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"got {path} · expected a {kind} file · it was not saved there")
+    tensors: dict[str, Tensor] = {}
+
+    def take(name: str, entry: Any) -> None:
+        if isinstance(entry, h5py.Dataset):
+            tensors[name] = torch.from_numpy(entry[()]).view(getattr(torch, str(entry.attrs["dtype"])))
+
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("kind") != kind:
+                raise ValueError(f"its kind is {file.attrs.get('kind')!r}")
+            file.visititems(take)
+            return tensors, json.loads(str(file.attrs["facts"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"got {path}, which cannot be read ({error}) · expected a {kind} saved whole · make it again"
+        ) from error

@@ -1,0 +1,111 @@
+"""Solvers, the path step by step, known noise, and what fidelity knows of labels: `python -m figures.invert_clips`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from dit_lens import fidelity, plots, results
+from figures.output import caption, save
+
+TABLE = Path("figures/data/invert_clips.nc")
+COLOURS = ("0.55", "#e69f00", "#cc79a7", "#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's: safe for the colour-blind
+MARKERS = "ovDs^P"
+TONES = ("#0072b2", "#8fc4e2", "0.4", "0.75", "#d55e00", "#f0b48f")  # of models, dark and light for data sets
+
+
+def draw(result: xr.Dataset) -> Path:
+    """Above, solvers by cost; below, one of them: path, known noise, noise statistics and labels."""
+    plots.use_style()
+    figure, panels = plt.subplot_mosaic("ABC;DEF", figsize=(7.2, 5.4))
+    _cost(panels["A"], result, result.table_error_at_data, "there and back: error of\nthe latent, |x̂ - x| / |x|")
+    _cost(panels["B"], result, result.table_to_exact, "recovered noise: distance to\nthat of the ODE solved finely")
+    _cost(
+        panels["C"],
+        result,
+        result.table_psnr.sel(pair=fidelity.TO_CEILING),
+        "there and back: PSNR (dB) to\nthe autoencoder alone",
+        log=False,
+    )
+    figure.legend(
+        *panels["A"].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=7
+    )
+    _known(panels["D"], result)
+    _noise(panels["E"], result)
+    _labels(panels["F"], result)
+    clips = ", ".join(f"{d}: {int(result.n.isel(model=0).sel(data=d))} clips" for d in result.data.values)
+    made = results.facts(result)["config"]
+    below = f"below: {made['solver']}, {made['steps']} steps; {clips}; AUROC: {int(result.label_clips)} clips"
+    note = f"{made['model']}; {below}"
+    figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
+    return save(figure, "invert_clips")
+
+
+def _cost(axes: Axes, result: xr.Dataset, values: xr.DataArray, label: str, log: bool = True) -> None:
+    for i, solver in enumerate(result.solver.values):
+        row = {"color": COLOURS[i % len(COLOURS)], "markersize": 3.5, "linewidth": 1, "label": str(solver)}
+        axes.plot(
+            result.table_evaluations.sel(solver=solver),
+            values.sel(solver=solver),
+            MARKERS[i % len(MARKERS)] + "-",
+            **row,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("evaluations one way")
+    ticks = [10, 20, 50, 100, 200]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title(label)
+    if log:
+        axes.set_yscale("log")
+
+
+def _known(axes: Axes, result: xr.Dataset) -> None:
+    """Along the path of known noise, from the encoded video: every measure as a part of its distance between clips."""
+    here = result.isel(model=0, data=0)
+    ratio = (here.known_error.sel(start=fidelity.STARTS[1]) / here.known_between).dropna("step", how="any")
+    measures = [str(name) for name in ratio.measure.values]
+    streams = [name for name in measures if name.startswith("resid_post")]
+    patterns = [name for name in measures if name.startswith("pattern")]
+    groups = {"latent": ["latent"], "streams": streams, "attention patterns": patterns, "probe logit": ["logit"]}
+    for i, (name, members) in enumerate(groups.items()):
+        values = ratio.sel(measure=[m for m in members if m in measures])
+        if values.size:
+            low, high, mean = values.min("measure"), values.max("measure"), values.mean("measure")
+            axes.fill_between(ratio.sigma, low, high, color=COLOURS[i + 2], alpha=0.15, linewidth=0)
+            axes.plot(ratio.sigma, mean, MARKERS[i] + "-", color=COLOURS[i + 2], markersize=3, linewidth=1, label=name)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("noise level σ")
+    axes.set_title("known noise, from encoded video:\nerror / distance of two clips")
+    axes.legend(frameon=False, fontsize=6)
+
+
+def _noise(axes: Axes, result: xr.Dataset) -> None:
+    """How many channels of the recovered noise are not Gaussian, by statistic."""
+    rows = np.arange(result.sizes["statistic"])[::-1]
+    sources = [(m, d) for m in result.model.values for d in result.data.values]
+    height = 0.8 / len(sources)
+    for i, (model, data) in enumerate(sources):
+        share = 100 * result.noise_away.sel(model=model, data=data)
+        axes.barh(rows + 0.4 - height * (i + 0.5), share, height, color=TONES[i % 6], label=f"{model}, {data}")
+    axes.set_yticks(rows, [str(name) for name in result.statistic.values])
+    axes.set_title(f"recovered noise: channels over\n{fidelity.EXTREME:g} sd from Gaussian (%)")
+    axes.set_xlim(0, 100)
+    axes.legend(frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.4, -0.1))
+
+
+def _labels(axes: Axes, result: xr.Dataset) -> None:
+    names = [str(name).replace(" (for comparison)", "") for name in result.predictor.values]
+    plots.intervals(
+        axes, names, result.label_auroc.values, result.label_low.values, result.label_high.values, chance=0.5
+    )
+    axes.set_xlim(0.25, 1)
+    axes.set_title("AUROC for possible\n(0.5: it knows nothing)")
+
+
+if __name__ == "__main__":
+    print(draw(results.open_result(TABLE)))
