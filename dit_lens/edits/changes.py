@@ -1,0 +1,100 @@
+"""What each kind of edit makes of a whole activation; `Edit` takes the chosen heads and tokens of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lens.hook_points import Hook
+
+Source = Tensor | Mapping[int, Tensor]
+
+
+def _zero(x: Tensor, hook: Hook) -> Tensor:
+    return torch.zeros_like(x)
+
+
+def _mean(x: Tensor, hook: Hook, means: Source) -> Tensor:
+    there = _at(means, hook, "means")
+    if there.ndim != x.ndim - 1 or any(
+        own not in (1, size) for own, size in zip(there.shape, x.shape[1:], strict=True)
+    ):
+        raise ValueError(
+            f"got means of shape {tuple(there.shape)} for an activation of shape {tuple(x.shape)} · expected"
+            f" {tuple(x.shape[1:])}, or 1 on an axis that shares them · take the mean over the clip axis alone"
+        )
+    return there.to(x).expand_as(x)
+
+
+def _patch(x: Tensor, hook: Hook, source: Source) -> Tensor:
+    there = _at(source, hook, "source")
+    if there.shape != x.shape:
+        raise ValueError(
+            f"got a source of shape {tuple(there.shape)} for an activation of shape {tuple(x.shape)}"
+            " · expected equal shapes · cache the source with the same batch and step"
+        )
+    return there.to(x)
+
+
+def _resample(x: Tensor, hook: Hook, source: Source, donors: Tensor) -> Tensor:
+    there = _at(source, hook, "source")
+    if len(donors) != len(x) or there.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"got {len(donors)} donors and a source of shape {tuple(there.shape)} for an activation of shape"
+            f" {tuple(x.shape)} · expected a donor for each of its {len(x)} clips and {tuple(x.shape[1:])} of each"
+            " · take donors for the clips of the run, and cache the source at the same hook point"
+        )
+    return there[donors.to(there.device)].to(x)
+
+
+def _add(x: Tensor, hook: Hook, vector: Tensor) -> Tensor:
+    return x + vector.to(x)
+
+
+def _scale(x: Tensor, hook: Hook, factor: float) -> Tensor:
+    return x * factor
+
+
+def _noise(x: Tensor, hook: Hook, alpha: float, seed: int) -> Tensor:
+    axes = hook.axes.split()
+    features = axes.index("c") if "c" in axes else -1
+    eps = torch.randn(x.shape[1:], generator=_generator(seed, hook))
+    return x + alpha * x.std(features, keepdim=True) * eps.to(x)
+
+
+def _project_out(x: Tensor, hook: Hook, direction: Tensor) -> Tensor:
+    unit = (direction / direction.norm()).to(x)
+    return x - (x @ unit)[..., None] * unit
+
+
+def _at(source: Source, hook: Hook, what: str) -> Tensor:
+    """The tensor for the step of a call."""
+    if isinstance(source, Tensor):
+        return source
+    if hook.step is None or hook.step not in source:
+        raise KeyError(
+            f"got a call at step {hook.step} of {hook.name} · expected one of the steps {', '.join(map(str, source))},"
+            f" for which the edit holds {what} · run with steps= of these, or collect {what} at more"
+        )
+    return source[hook.step]
+
+
+def _generator(seed: int, hook: Hook) -> torch.Generator:
+    """Random numbers of a hook point at a place on the trajectory, on the CPU: the same on every device."""
+    words = f"{hook.name} {hook.step} {hook.sigma:.6f}".encode()
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]))
+
+
+CHANGES: dict[str, Callable[..., Tensor]] = {
+    "zero": _zero,
+    "mean": _mean,
+    "patch": _patch,
+    "resample": _resample,
+    "add": _add,
+    "scale": _scale,
+    "noise": _noise,
+    "project_out": _project_out,
+}
