@@ -164,7 +164,7 @@ def score(train: Views, test: Views, sources: Sequence[str]) -> xr.Dataset:
         inside = [_inside(fit, train, name, target) for name in sources] if len(sources) > 1 else [0.0]
         chosen.append(sources[int(np.argmax(inside))])
         predicted = fit.fit(train.features[chosen[-1]], y).predict(test.features[chosen[-1]])
-        parts = _share(test.truth[target], np.asarray(predicted), y)
+        parts = share(test.truth[target], np.asarray(predicted), y)
         good[i], whole[i] = ([part[test.group == group].sum() for group in groups] for part in parts)
     names = ("target", "quadruplet")
     return xr.Dataset(
@@ -189,7 +189,7 @@ def _inside(fit: Pipeline, train: Views, name: str, target: str) -> float:
     """The score on training scenes, out of fold."""
     x, y = train.features[name], train.truth[target]
     predicted = np.asarray(cross_val_predict(fit, x, y, groups=train.group, cv=GroupKFold(3)))
-    good, whole = _share(y, predicted, y)
+    good, whole = share(y, predicted, y)
     return float(good.sum() / whole.sum())
 
 
@@ -198,7 +198,7 @@ def _estimator(target: str) -> Pipeline:
     return make_pipeline(StandardScaler(), ridge)
 
 
-def _share(truth: np.ndarray, predicted: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def share(truth: np.ndarray, predicted: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two columns by view whose sums have the score as ratio: R² against the training mean, or accuracy."""
     if truth.dtype.kind == "U":
         return (truth == predicted).astype(float), np.ones(len(truth))

@@ -6,17 +6,20 @@ module imports only from floors below its own (tests/test_layout.py holds it).
 ====== ===================================================================================================
 floor  what is there
 ====== ===================================================================================================
-7      patching: named questions over sweeps
-6      sweeps: (address, edit) -> effect, exact and without running anything twice; capture: pooled activations
+9      patching: named questions over sweeps; filling: many clips into a store
+8      sweeps: (address, edit) -> effect, exact and without running anything twice; capture: pooled activations
        of many clips
-5      lens: DiTLens (load, invert, sample, run_with_cache, hooks, trace)
-4      running: one evaluation with hooks, cache, skipped prefix or early stop; probing: linear probes; training:
-       the recipe of mini-wan and its twins
-3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache;
-       trajectory; datasets: one file each; models: bundled weights, codec, loading
+7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace)
+6      fidelity: is the inverted path the sampler's own?
+5      laws: what must hold for hook points to mean what they say; inversion: between pixels, latents and noise
+4      running: evaluations with hooks, cache, skipped prefix or early stop, by expert and guidance branch;
+       probing: linear probes; training: the recipes of mini-wan and its kin; tracker: objects in frames
+3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache:
+       activations and their exact attribution; trajectory; reductions: what is kept of an activation; store:
+       activations on disk; datasets: one file each; models: bundled weights, codec, loading
 2      clips: the clip contract; conditioning; hook_points: the vocabulary; edits: pure tensor edits; flow:
-       velocity contract and solvers; metrics: what an effect is measured on; video: frames and tensors; plots:
-       axes-level matplotlib
+       velocity contract and solvers; metrics: what an effect is measured on; video: frames and tensors;
+       reading: video files and folders; tensor_file: tensors in HDF5; plots: axes-level matplotlib
 1      axes: axis letters and the token grid; choices: "did you mean"; results: xarray with provenance; stats:
        intervals over scenes
 ====== ===================================================================================================

@@ -13,20 +13,31 @@ import xarray as xr
 
 import analyses.command
 import figures.output
-from analyses import patch_heads, probe_blocks
-from dit_lens import results
+from analyses import decode_states, follow_training, patch_heads, probe_blocks, surprise
+from dit_lens import datasets, results
+from figures import decode_states as decode_states_figure
+from figures import follow_training as follow_training_figure
 from figures import patch_heads as patch_heads_figure
 from figures import probe_blocks as probe_blocks_figure
+from figures import surprise as surprise_figure
 
 ROOT = Path(__file__).parent.parent
 FEW = ["--controls", "mini-wan-random", "--levels", "4", "--train", "10", "--test", "10"]
 TINY = {
     "patch_heads": [*FEW, "--steps", "2", "3"],
     "probe_blocks": [*FEW, "--unseen", "3", "--autoencoder", "", "--steps", "1", "3"],
-}
+    "surprise": ["--controls", "mini-wan-random", "--test", "22", "--draws", "1", "--sigmas", "0.6"],
+    "decode_states": ["--controls", "mini-wan-random", "--train", "33", "--test", "22", "--blocks", "1"],
+    "follow_training": [
+        "--checkpoints", "500", "--levels", "3", "--steps", "1", "--sigmas", "0.6", "--train", "22", "--test", "22",
+    ],
+}  # fmt: skip
 MODULES = {
     "patch_heads": (patch_heads, patch_heads_figure),
     "probe_blocks": (probe_blocks, probe_blocks_figure),
+    "surprise": (surprise, surprise_figure),
+    "decode_states": (decode_states, decode_states_figure),
+    "follow_training": (follow_training, follow_training_figure),
 }
 
 
@@ -44,9 +55,10 @@ def test_an_analysis_writes_its_table_and_figure_and_does_not_repeat_itself(
 ) -> None:
     call(name, TINY[name], monkeypatch, tmp_path)
     first = capsys.readouterr().out
-    assert "mini-wan-random" in first and (tmp_path / "out" / f"{name}.pdf").stat().st_size > 5000
+    assert ("mini-wan-random" if name != "follow_training" else "\n500 ") in first
+    assert (tmp_path / "out" / f"{name}.pdf").stat().st_size > 5000
     made = results.facts(results.open_result(tmp_path / "data" / f"{name}.nc"))
-    assert made["config"]["train"] == 10 and made["weights"]["mini-wan"] and made["dataset"] == "miniphys"
+    assert str(made["config"]["test"]) in TINY[name] and made["weights"]["mini-wan"] and made["dataset"] == "miniphys"
 
     def again(config: object) -> xr.Dataset:
         raise AssertionError("ran again")
@@ -97,6 +109,28 @@ def test_help_tells_of_every_option(name: str) -> None:
         assert "--" + option.replace("_", "-") in done.stdout
     # Every option has a sentence: text between its name and the next option or the end of the box.
     assert len(re.findall(r"\(default: ", done.stdout)) == len(MODULES[name][0].Config.__dataclass_fields__)
+
+
+def test_views_are_of_objects_in_sight_and_tell_where_they_are() -> None:
+    clips = [quadruplet.a for quadruplet in datasets.load("miniphys", split="test", quadruplets=22)]
+    seen = [(clip, frame, frames) for clip in clips for frame, frames in decode_states.in_sight(clip)]
+    assert len(seen) > 20
+    for clip, frame, frames in seen:
+        track = clip.tracks[0]
+        assert len(frames) >= 2 and set(frames) <= set(range(4 * frame - 3, 4 * frame + 1))
+        assert track.present[frames].all() and not track.hidden[frames].any()
+    hidden = [clip for clip in clips if clip.tracks[0].hidden.any()]
+    assert all(len(list(decode_states.in_sight(clip))) < 4 for clip in hidden) and hidden
+
+
+def test_the_score_of_the_truth_is_one_and_of_the_mean_nought() -> None:
+    truth = np.random.default_rng(0).standard_normal((50, 2))
+    for predicted, score in ((truth, 1), (np.zeros_like(truth) + truth.mean(0), 0)):
+        good, whole = decode_states.share(truth, predicted, truth)
+        assert good.sum() / whole.sum() == pytest.approx(score, abs=1e-9)
+    names = np.array(["red", "blue", "red"])
+    good, whole = decode_states.share(names, np.array(["red", "red", "red"]), names)
+    assert good.tolist() == [1, 0, 1] and whole.tolist() == [1, 1, 1]
 
 
 def planted(signs: dict[str, int]) -> xr.Dataset:

@@ -17,12 +17,15 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "axes": 1, "choices": 1, "results": 1, "stats": 1,
     "clips": 2, "conditioning": 2, "hook_points": 2, "edits": 2, "flow": 2, "video": 2, "plots": 2, "metrics": 2,
+    "reading": 2, "tensor_file": 2,
     "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3,
+    "reductions": 3, "store": 3,
     "running": 4, "probing": 4, "training": 4, "tracker": 4,
     "laws": 5, "inversion": 5,
-    "lens": 6,
-    "sweeps": 7, "capture": 7,
-    "patching": 8,
+    "fidelity": 6,
+    "lens": 7,
+    "sweeps": 8, "capture": 8,
+    "patching": 9, "filling": 9,
 }  # fmt: skip
 # On floor 2, edits read the vocabulary: a hook function is what an edit is.
 ALLOWED = {("edits", "hook_points")}
