@@ -2,12 +2,12 @@
 # make test     the tests
 # make figures  every figure, from tables that are made where they are missing
 # make check    format, lint, types
-# make train    the bundled models anew (about two and a half hours on two cores)
+# make train    the bundled models anew (about two hours; half an hour a model)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := HF_HUB_OFFLINE=1 $(BIN)/python
-FIGURES := patch_heads probe_blocks surprise decode_states follow_training
+FIGURES := patch_heads probe_blocks surprise decode_states follow_training invert_clips
 WEIGHTS := dit_lens/models/weights
 
 .PHONY: help demo test figures check format train install clean

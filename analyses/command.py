@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ def main(
     """
     config = tyro.cli(config_type, prog=f"python -m analyses.{name}", description=description)
     path = DATA / f"{name}.nc"
-    try:
+    with endings("whatever was written is whole"):
         asked = _asked(config, name)
         result = _same(path, asked)
         if result is None:
@@ -47,11 +48,18 @@ def main(
             print(f"{path} was made by these options already; delete it to make it anew\n")
         print(table(result))
         print(f"\nresult  {path}\nfigure  {draw(result)}")
-    except (ValueError, KeyError, IndexError, TypeError, OSError, FloatingPointError) as error:
+
+
+@contextmanager
+def endings(after_interrupt: str) -> Iterator[None]:
+    """Bad input ends the program with status 2 and one line, Ctrl-C with status 130 and a word on what is left."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, OSError, ArithmeticError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; whatever was written is whole", file=sys.stderr)
+        print(f"\nstopped; {after_interrupt}", file=sys.stderr)
         sys.exit(130)
 
 

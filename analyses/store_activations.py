@@ -15,13 +15,13 @@ Cost: told first; above a limit only with `--yes`.
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from analyses.command import endings
 from dit_lens import datasets, results
 from dit_lens.capture import Route
 from dit_lens.filling import Estimate, Recipe, Take, fill, survey
@@ -138,14 +138,8 @@ def summary(out: Path, partial: bool = False, verify: bool = False) -> str:
 def main() -> None:
     """From the command line: bad input ends with status 2 and one line, Ctrl-C with status 130."""
     config = tyro.cli(Config, prog="python -m analyses.store_activations", description=__doc__)
-    try:
+    with endings("every shard on disk is whole, and the same command goes on"):
         print(summary(config.out, verify=True) if config.verify else run(config))
-    except (ValueError, KeyError, IndexError, TypeError, OSError, ArithmeticError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; every shard on disk is whole, and the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

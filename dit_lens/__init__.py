@@ -33,7 +33,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dit_lens import datasets, edits, flow, metrics, patching, plots, probing, results, stats, sweeps, video
+    from dit_lens import (
+        datasets,
+        edits,
+        fidelity,
+        filling,
+        flow,
+        metrics,
+        patching,
+        plots,
+        probing,
+        reading,
+        reductions,
+        results,
+        stats,
+        store,
+        sweeps,
+        video,
+    )
     from dit_lens.conditioning import Conditioning
     from dit_lens.lens import DiTLens
 
@@ -43,13 +60,18 @@ __all__ = [
     "DiTLens",
     "datasets",
     "edits",
+    "fidelity",
+    "filling",
     "flow",
     "metrics",
     "patching",
     "plots",
     "probing",
+    "reading",
+    "reductions",
     "results",
     "stats",
+    "store",
     "sweeps",
     "video",
 ]
