@@ -16,21 +16,33 @@ from dit_lens import plots, results
 from figures.output import caption, save
 
 TABLE = Path("figures/data/probe_blocks.nc")
+INVERSION = "inversion"
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Above, a map for each source that has blocks, the input row under it where there is one; below, the scores."""
+    """Above, a map for each model (column) and path (row), the input row under it where there is one; below, scores."""
     plots.use_style()
-    mapped = [s for s in result.source.values if np.isfinite(result.train_accuracy.sel(source=s)).all()]
     scores, rows = chosen(result), result.sizes["source"]
-    figure = plt.figure(figsize=(7.2, 2.9 + 0.2 * rows), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[2.5, 0.9 + 0.2 * rows])
+    mapped = [_place(str(s)) for s in result.source.values if np.isfinite(result.train_accuracy.sel(source=s)).all()]
+    names, paths = (list(dict.fromkeys(part)) for part in zip(*mapped, strict=True))
+    figure = plt.figure(figsize=(7.2, 1.4 + 1.15 * len(paths) + 0.18 * rows), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[0.5 + 1.15 * len(paths), 0.9 + 0.18 * rows])
     above, below = parts
-    maps = above.subplots(1, len(mapped), squeeze=False)[0]
+    maps = above.subplots(len(paths), len(names), squeeze=False)
     top = max(0.6, float(result.test_accuracy.max()))
-    images = [_map(cell, result, str(s), (1 - top, top)) for cell, s in zip(maps, mapped, strict=True)]
-    maps[0].set_ylabel("block (x_σ: the latent fed)")
-    above.colorbar(images[0], ax=list(maps), label="accuracy per clip,\ntest scenes", fraction=0.05)
+    for row, path in enumerate(paths):
+        for column, name in enumerate(names):
+            axes = maps[row, column]
+            if (name, path) not in mapped:
+                axes.axis("off")
+                continue
+            image = _map(axes, result, name if path == INVERSION else f"{name}, {path}", (1 - top, top))
+            if not any((name, lower) in mapped for lower in paths[row + 1 :]):
+                axes.set_xlabel("noise level σ")
+        maps[row, 0].set_ylabel(f"{path}\nblock")
+    for axes, name in zip(maps[0], names, strict=True):
+        axes.set_title(Path(name).name)
+    above.colorbar(image, ax=maps, label="accuracy per clip, test scenes", fraction=0.03, aspect=30)
     intervals, properties = below.subplots(1, 2, width_ratios=[1, 2.4])
     plots.intervals(
         intervals, list(scores.source.values), scores.accuracy.values, scores.low.values, scores.high.values, 0.5
@@ -40,6 +52,12 @@ def draw(result: xr.Dataset) -> Path:
     note = f"n = {result.sizes['quadruplet']} test quadruplets; framed: the cell chosen on training scenes"
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
     return save(figure, "probe_blocks")
+
+
+def _place(source: str) -> tuple[str, str]:
+    """Model and path of a source."""
+    name, *path = source.split(", ")
+    return name, path[0] if path else INVERSION
 
 
 def _by_property(axes: Axes, result: xr.Dataset, scores: xr.Dataset) -> None:
@@ -69,8 +87,6 @@ def _map(axes: Axes, result: xr.Dataset, source: str, limits: tuple[float, float
     axes.set_xticks(
         range(result.sizes["step"]), [f"{s:.2f}"[1:] if s < 1 else "1" for s in result.sigma.values], rotation=90
     )
-    axes.set_xlabel("noise level σ")
-    axes.set_title(Path(source.split(", ")[0]).name + "".join(f"\n{part}" for part in source.split(", ")[1:]))
     return image
 
 
