@@ -16,7 +16,7 @@ possible. "Transfer" is the accuracy on each property by a probe that was fitted
 it may fall below chance.
 
 Output: figures/data/probe_blocks.nc with accuracies (source, step, block) and the table of chosen cells.
-Cost: about a quarter of an hour on two cores with the defaults.
+Cost: about half an hour of one core with the defaults.
 """
 
 from __future__ import annotations
