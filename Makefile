@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := HF_HUB_OFFLINE=1 $(BIN)/python
-FIGURES := patch_heads probe_blocks surprise decode_states follow_training invert_clips
+FIGURES := patch_heads probe_blocks surprise decode_states follow_training invert_clips forcing
 WEIGHTS := dit_lens/models/weights
 
 .PHONY: help demo test figures check format train install clean

@@ -20,7 +20,7 @@ from dit_lens.running import HookedTransformer
 from tests.small_models import SMALL, build
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-LAWS = ("sum", "attention", "idle", "identity")
+LAWS = ("sum", "heads", "attention", "idle", "identity")
 
 
 def loaded(transformer: Any, dtype: torch.dtype) -> Any:
@@ -40,7 +40,7 @@ def row(name: str, dtype: torch.dtype) -> tuple[int, dict[str, float], float]:
 
 def table(names: Sequence[str] = tuple(SMALL), dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[str]:
     """The lines of the table."""
-    yield f"| model | hook points | dtype | {' | '.join(LAWS)} | allowed (sum, attention) |"
+    yield f"| model | hook points | dtype | {' | '.join(LAWS)} | allowed (sum, heads, attention) |"
     yield f"|{'---|' * (4 + len(LAWS))}"
     for name in names:
         for dtype in dtypes:

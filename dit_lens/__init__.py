@@ -9,11 +9,12 @@ floor  what is there
 9      patching: named questions over sweeps; filling: many clips into a store
 8      sweeps: (address, edit) -> effect, exact and without running anything twice; capture: pooled activations
        of many clips
-7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace)
-6      fidelity: is the inverted path the sampler's own?
+7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
+       training: the recipes of mini-wan and its kin
+6      fidelity: is the inverted path the sampler's own? continuation: given frames, sampled frames, rollouts
 5      laws: what must hold for hook points to mean what they say; inversion: between pixels, latents and noise
 4      running: evaluations with hooks, cache, skipped prefix or early stop, by expert and guidance branch;
-       probing: linear probes; training: the recipes of mini-wan and its kin; tracker: objects in frames
+       probing: probes, grids, protocols, controls; tracker: objects in frames
 3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache:
        activations and their exact attribution; trajectory; reductions: what is kept of an activation; store:
        activations on disk; datasets: one file each; models: bundled weights, codec, loading
@@ -21,7 +22,7 @@ floor  what is there
        velocity contract and solvers; metrics: what an effect is measured on; video: frames and tensors;
        reading: video files and folders; tensor_file: tensors in HDF5; plots: axes-level matplotlib
 1      axes: axis letters and the token grid; choices: "did you mean"; results: xarray with provenance; stats:
-       intervals over scenes
+       intervals over scenes, permutation nulls
 ====== ===================================================================================================
 
 Importing the package is light; nnsight, diffusers and torch are imported when something of theirs is first used.

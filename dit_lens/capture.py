@@ -105,13 +105,21 @@ def partly_noised(lens: DiTLens, clean: Latents, noise: Latents, sigma: float, g
     """`latent` and `timestep` with all frames at `sigma` but the first `given`, which are clean and told to be.
 
     The timestep is that of each token, (b, n), where frames are given, and one for all otherwise.
+
+    Raises:
+        ValueError: frames are given to a model whose latents are scaled by their level.
     """
     levels = torch.where(torch.arange(clean.shape[2]) < given, 0.0, sigma).to(clean)[:, None, None]
     latent, time = (1 - levels) * clean + levels * noise, torch.tensor(lens.family.to_timestep(sigma))
+    if given and hasattr(lens.family, "as_fed"):
+        raise ValueError(
+            f"got {given} frames given clean to {lens.name} · expected a model that takes a noise level per token"
+            f" ({lens.family.NAME} scales the whole latent by its level) · give none"
+        )
     if given:
         grid = lens.model.grid(lens.model.evaluation(latent, time, lens.conditioning))
         time = torch.where(grid.mask(frame=slice(given)), lens.family.to_timestep(0.0), time).expand(len(clean), -1)
-    return {"latent": latent, "timestep": time}
+    return {"latent": latent if given else lens.as_fed(latent, float(time)), "timestep": time}
 
 
 def spliced_noise(latents: Latents, quadruplets: Sequence[Quadruplet], seed: int) -> Latents:
@@ -193,7 +201,8 @@ def _fed(lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route
         noise, cut = spliced_noise(clean, batch, route.seed), latent_splice(clean, batch[0])
         return [partly_noised(lens, clean, noise, schedule.sigmas[step], cut) for step in steps]
     trajectory = travel(lens, batch, route, until=max(steps))
-    return [{"latent": trajectory.latent(s), "timestep": torch.tensor(schedule.timesteps[s])} for s in steps]
+    told = [(trajectory.latent(step), schedule.timesteps[step]) for step in steps]
+    return [{"latent": lens.as_fed(x, time), "timestep": torch.tensor(time)} for x, time in told]
 
 
 def _pooled(lens: DiTLens, fed: dict[str, Any], point: str, pooling: str) -> Float[torch.Tensor, "b l feature"]:

@@ -50,11 +50,11 @@ class Clip:
         frames: uint8 RGB of shape (F, H, W, 3).
         possible: True, False, or None where the label is unknown (never guessed).
         group: id of the quadruplet (or other unit) that must stay on one side of every split.
-        role: "A", "B", "C" or "D" inside a quadruplet.
+        role: "A", "B", "C" or "D" inside a quadruplet; in other groups the data set's own word.
         property: the law in question, such as "permanence".
         factors: everything else that was drawn for the scene (plain Python values).
         tracks: ground truth of the objects, where it is known; first the one that the property is about.
-        fps: frames per second as the maker intends them.
+        fps: frames per second as the maker intends them, at the frames that are used.
     """
 
     id: str
@@ -127,6 +127,27 @@ class Quadruplet:
         raise ValueError(
             f"got shares={shares!r} · expected 'first' or 'second' · say which half the pair has in common"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Clips that must stay on one side of every split and are no quadruplet: unlabelled, real, or of another number.
+
+    Attributes:
+        id: the group id shared by the clips.
+        clips: the clips.
+        matches: places in `clips` of the two that are compared: possible and impossible, or, where labels are
+            unknown, the two that belong together.
+    """
+
+    id: str
+    clips: tuple[Clip, ...]
+    matches: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def property(self) -> str:
+        """The law in question."""
+        return self.clips[0].property
 
 
 def _pair(possible: Clip, impossible: Clip, shares: Half) -> Pair:

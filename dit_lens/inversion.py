@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,13 +114,17 @@ class Inversion:
             **arguments: for the scheduler's `set_timesteps` (`sigmas`, `mu`), instead of those of the model's pipeline.
 
         Raises:
-            ValueError: the scheduler does not count noise as sigma in [0, 1] (variance-preserving and EDM models), or
-                shifts its levels by the latent's size in a way that is not known.
+            ValueError: fewer than one step; or a flow's scheduler does not count noise as sigma in [0, 1], or shifts
+                its levels by the latent's size in a way that is not known.
         """
         if isinstance(steps, Schedule):
             return steps
         if not isinstance(steps, int):
             return Schedule(tuple(steps), tuple(self.family.to_timestep(sigma) for sigma in steps))
+        if steps < 1:
+            raise ValueError(f"got steps={steps} · expected at least 1")
+        if hasattr(self.family, "noise_levels"):
+            return self.schedule(self.family.noise_levels(self.pipeline, steps, **arguments))
         scheduler = self.pipeline.scheduler
         own = getattr(self.family, "schedule_arguments", None)
         if own is not None and not arguments:
@@ -207,9 +212,22 @@ class Inversion:
     def evaluation(self, trajectory: Trajectory, step: int) -> Evaluation:
         """The inputs of the transformer at a step of a trajectory."""
         schedule = trajectory.schedule
-        x = trajectory.latent(step)
-        time, sigma = schedule.timesteps[step], schedule.sigmas[step]
-        return self.model.evaluation(x, time, trajectory.conditioning, step, sigma)
+        return self._place(trajectory.latent(step), schedule, schedule.sigmas[step], trajectory.conditioning, step)
+
+    def _place(self, x: Tensor, schedule: Schedule, sigma: float, told: Conditioning, step: int | None) -> Evaluation:
+        """A call of the model at a noise level, with a flow's latent as the model is fed it."""
+        time = self._timestep(schedule, sigma)
+        return self.model.evaluation(self.as_fed(x, time), time, told, step, sigma)
+
+    def as_fed(self, latent: Float[Tensor, "b c f h w"], timestep: float) -> Float[Tensor, "b c f h w"]:
+        """What the model is fed of a trajectory's latent at a timestep: it, scaled where variance is kept."""
+        own = getattr(self.family, "as_fed", None)
+        return latent if own is None else own(latent, timestep)
+
+    def _timestep(self, schedule: Schedule, sigma: float) -> float:
+        """What is fed at a level: the model's own timestep, or the scheduler's where that may round it."""
+        own = hasattr(self.family, "noise_levels")
+        return self.family.to_timestep(sigma) if own else schedule.timestep(sigma)
 
     @torch.no_grad()
     def _integrate(
@@ -229,11 +247,11 @@ class Inversion:
             def velocity(
                 x: Tensor, sigma: float, conditioning: Conditioning = conditioning, still: Tensor | None = still
             ) -> Tensor:
-                place = self.model.evaluation(x, schedule.timestep(sigma), conditioning, levels.get(sigma), sigma)
+                place = self._place(x, schedule, sigma, conditioning, levels.get(sigma))
                 return _beginning_with(still, self.model.velocity(place).float())
 
             steps = list(flow.integrate(velocity, _beginning_with(given, latent), list(levels), solver))
-            records.append(record_of(steps, schedule, order[0]))
+            records.append(record_of(steps, schedule, order[0], partial(self._timestep, schedule)))
             paths.append(torch.stack([step.x for step in (steps if order[0] == 0 else steps[::-1])]))
         record: Any = xr.concat(records, "clip", coords="minimal", compat="override", join="exact")
         return torch.cat(paths, dim=1), record

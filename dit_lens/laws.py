@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dit_lens.cache import Anatomy
+from dit_lens.cache.decomposition import write_of_heads
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.parts import upcast
 from dit_lens.hook_points import Hook, HookPoint
@@ -39,6 +41,7 @@ def findings(model: HookedTransformer, seed: int = 0) -> list[Finding]:
     """Every law on a tiny random input.
 
     - sum: the stream after writes is the stream before plus the writes, gates included, in the model's dtype;
+    - heads: what attention adds to the stream is gate · (Σ_k W_k z_k + bias), with the gate of that name;
     - attention: softmax(q k) v = z, and the heads' results and the bias make the projection's output;
     - idle: a model that is read everywhere puts out what it does unread, to the bit;
     - identity: writing back what was read, everywhere at once, changes no bit.
@@ -54,6 +57,8 @@ def findings(model: HookedTransformer, seed: int = 0) -> list[Finding]:
     for before, names, after in streams(list(model.table.points)):
         total = sum((upcast(cache[name]) for name in names), upcast(cache[before]))
         found.append(_close("sum", after, total.type_as(cache[after]), cache[after], dtype))
+    for name, write in Anatomy.of(model.transformer, model.table).heads.items():
+        found.append(_close("heads", name, write_of_heads(cache, write), cache[name], dtype))
     found += [_close("attention", law.name, pair[0], pair[1], dtype) for law, pair in _pairs(model, evaluation)]
     return found
 

@@ -1,9 +1,9 @@
-"""Intervals over groups: scenes are resampled, never single clips."""
+"""Intervals over groups, where scenes are resampled and never single clips; permutation nulls within quadruplets."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 
 RESAMPLES = 2000
 
@@ -61,3 +61,63 @@ def pairwise_accuracy(scores: Num[np.ndarray, "q 4"]) -> Float[np.ndarray, " q"]
     """Fraction of the four possible/impossible pairs of each quadruplet that are in order; a tie counts one half."""
     possible, impossible = scores[:, :2, None], scores[:, None, 2:]
     return ((possible > impossible) + 0.5 * (possible == impossible)).mean((1, 2))
+
+
+def swapped_labels(
+    possible: Bool[np.ndarray, " i"], quadruplets: Shaped[np.ndarray, " i"], count: int, seed: int = 0
+) -> Bool[np.ndarray, "p i"]:
+    """`count` labellings in which each quadruplet's possible and impossible clips have traded places, or not.
+
+    Where labels mean nothing, these are as likely as the true ones. Labels shuffled freely among the clips of a
+    crossed quadruplet are not: two clips with the same first half could both be possible.
+
+    Raises:
+        ValueError: a quadruplet without as many possible as impossible clips, which has nothing to trade.
+    """
+    names, of_clip = np.unique(quadruplets, return_inverse=True)
+    balance = np.bincount(of_clip, np.where(possible, 1, -1))
+    if balance.any():
+        raise ValueError(
+            f"got {int((balance != 0).sum())} of {len(names)} quadruplets with unequal numbers of possible and"
+            " impossible clips · expected as many of each · pass whole quadruplets"
+        )
+    traded = np.random.default_rng(seed).random((count, len(names))) < 0.5
+    return possible ^ traded[:, of_clip]
+
+
+def permutation_p(
+    observed: Num[np.ndarray, "*cells"], null: Num[np.ndarray, "p *cells"]
+) -> Float[np.ndarray, "*cells"]:
+    """Chance of a score as high under permuted labels, cell by cell; the observed labelling counts as one of them.
+
+    Never 0: (1 + hits) / (1 + p) is exact (Phipson & Smyth 2010).
+    """
+    return (1 + (null >= observed).sum(0)) / (1 + len(null))
+
+
+def selection_corrected_p(
+    observed: Num[np.ndarray, "*cells"], null: Num[np.ndarray, "p *cells"]
+) -> Float[np.ndarray, "*cells"]:
+    """Chance that the best of all cells scores as high under permuted labels (max-T of Westfall & Young 1993).
+
+    Holds for a cell that was chosen for its score, whatever the cells' dependence; the smallest is the p-value of the
+    best cell. The null must hold the same labelling for all cells in each row.
+    """
+    highest = null.reshape(len(null), -1).max(1)
+    return (1 + (highest[(...,) + (None,) * observed.ndim] >= observed).sum(0)) / (1 + len(null))
+
+
+def selection_threshold(null: Num[np.ndarray, "p *cells"], level: float = 0.05) -> float:
+    """The score that the best cell must exceed for a selection-corrected p-value of at most `level`.
+
+    Raises:
+        ValueError: too few permutations for such a level.
+    """
+    highest = np.sort(null.reshape(len(null), -1).max(1))[::-1]
+    rank = int(np.floor(level * (1 + len(null)) + 1e-9))
+    if rank < 1:
+        raise ValueError(
+            f"got {len(null)} permutations for level {level} · expected at least {int(np.ceil(1 / level)) - 1}"
+            " · permute more often"
+        )
+    return float(highest[rank - 1])

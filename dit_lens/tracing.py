@@ -67,6 +67,7 @@ class TracedModel:
             The model's output, or None where it was stopped.
         """
         due = self._due(points)
+        told = {site for point in points for site in point.sites[:-1]}  # what later sites need; all else is let go
         result: list[Any] = []
         tracer: Any
         with self.envoy.trace(**inputs) as tracer:
@@ -75,7 +76,10 @@ class TracedModel:
                 if isinstance(place, Skip):
                     self.module(place.path).skip(place.stream)
                 else:
-                    values[place] = self._serve(place, due[place], values, visit)
+                    raw = self._serve(place, due[place], values, visit)
+                    if place in told or place.port == "processor":
+                        values[place] = raw
+                    del raw
             if stop:
                 tracer.stop()
             else:

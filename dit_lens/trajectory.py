@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,9 @@ class Schedule:
             )
         own = type(scheduler).from_config(scheduler.config)
         own.set_timesteps(**({"num_inference_steps": steps} if arguments.get("sigmas") is None else {}), **arguments)
-        levels = 1 - own.sigmas if scheduler.config.get("invert_sigmas") else own.sigmas  # Mochi's rise to the data
-        return cls(tuple(levels.flip(0).tolist()), (0.0, *(float(t) for t in own.timesteps.flip(0))))
+        rising = bool(scheduler.config.get("invert_sigmas"))  # Mochi's levels and timesteps rise to the data
+        levels, clean = (1 - own.sigmas, own.config.num_train_timesteps) if rising else (own.sigmas, 0)
+        return cls(tuple(levels.flip(0).tolist()), (float(clean), *(float(t) for t in own.timesteps.flip(0))))
 
     def __len__(self) -> int:
         """Number of steps (one less than levels)."""
@@ -206,14 +207,20 @@ class Trajectory:
         )
 
 
-def record_of(steps: Sequence[Step], schedule: Schedule, first: int) -> xr.Dataset:
-    """How the steps of an integration of b clips went, by the step that each arrived at; `first` is where it began.
+def record_of(
+    steps: Sequence[Step], schedule: Schedule, first: int, timestep: Callable[[float], float] | None = None
+) -> xr.Dataset:
+    """How the steps of an integration of b clips went, by the step that each arrived at.
+
+    Args:
+        first: where it began.
+        timestep: what the model is fed at a level; as the schedule has it unless given.
 
     Returns:
         `evaluations` of the velocity, `residual` (NaN where nothing is solved) and `converged` (step, clip), with the
         `sigma` of each step and the `told_sigma`, `told_timestep` of the first evaluation on the way to it.
     """
-    clips = len(steps[0].x)
+    clips, fed = len(steps[0].x), timestep or schedule.timestep
     nothing, solved = np.full(clips, np.nan), np.ones(clips, dtype=bool)
     told = np.array([step.told[0] if step.told else np.nan for step in steps])
     residuals = [nothing if step.residual is None else step.residual.float().cpu().numpy() for step in steps]
@@ -229,7 +236,7 @@ def record_of(steps: Sequence[Step], schedule: Schedule, first: int) -> xr.Datas
             "step": places,
             "sigma": ("step", [schedule.sigmas[place] for place in places]),
             "told_sigma": ("step", told),
-            "told_timestep": ("step", np.interp(told, schedule.sigmas, schedule.timesteps)),
+            "told_timestep": ("step", [np.nan if np.isnan(level) else fed(level) for level in told]),
         },
     )
     return record.sortby("step")

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dit_lens.axes import TokenGrid
-from dit_lens.families.parts import added, argument, item, point, results, split_heads
+from dit_lens.families.parts import added, argument, item, point, read_only, results, split_heads
 from dit_lens.hook_points import HookPoint, Site, Table
 
 HEADS, WIDTH, EVENLY = 2, 3, 3.0
@@ -158,6 +158,12 @@ def _sites(path: str) -> dict[str, Site]:
 
 
 def _points(path: str, block: Any, sites: Mapping[str, Site]) -> list[HookPoint]:
+    def opened(name: str, gate: Tensor) -> HookPoint:
+        def read(inputs: tuple) -> Tensor:
+            return (gate + argument("temb", 1).get(inputs))[:, None].expand(-1, WIDTH)
+
+        return read_only(f"{path}.mod.hook_gate_{name}", "b d", (sites["inputs"],), read)
+
     def gated(name: str, out: str, after: str, gate: Tensor) -> HookPoint:
         def read(inputs: tuple, raw: Tensor) -> Tensor:
             return raw * (gate + argument("temb", 1).get(inputs)[:, None, None])
@@ -166,6 +172,8 @@ def _points(path: str, block: Any, sites: Mapping[str, Site]) -> list[HookPoint]
 
     return [
         point(f"{path}.hook_resid_pre", "b n d", sites["inputs"], argument("hidden_states", 0)),
+        opened("attn", block.gates[0]),
+        opened("mlp", block.gates[1]),
         point(f"{path}.attn.hook_z", "b n k e", sites["z"], split_heads(HEADS)),
         *results(f"{path}.attn", sites["z"], sites["attn"], block.attn.to_out, HEADS),
         gated("hook_attn_out", "attn", "mid", block.gates[0]),

@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    AutoencoderKLLTXVideo,
-    CogVideoXPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    LTXPipeline,
-)
-from diffusers.schedulers import CogVideoXDDIMScheduler
-from small_models import build
-from small_pipelines import CALL, experts, lens_on, noise, quiet, text, wan
+from small_pipelines import CALL, experts, lens_on, noise, text, wan
 from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, edits
@@ -120,113 +111,6 @@ def test_the_users_own_torch_hook_survives_beside_ours(lens: DiTLens) -> None:
             assert torch.equal(call(lens), alone)
         handle.remove()
         assert torch.equal(call(lens), plain) and not torch.equal(alone, plain)
-
-
-# Pipelines that run both branches in one batch, the one without the prompt first.
-
-
-def cogvideox() -> tuple[Any, dict[str, Any]]:
-    """A stock CogVideoX pipeline and the arguments of a guided call."""
-    torch.manual_seed(0)
-    vae: Any = AutoencoderKLCogVideoX(
-        block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2, sample_height=64,
-        sample_width=64, scaling_factor=0.7,
-    )  # fmt: skip
-    scheduler = CogVideoXDDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=1.0, timestep_spacing="trailing"
-    )
-    absent: Any = {"tokenizer": None, "text_encoder": None}
-    pipe = CogVideoXPipeline(transformer=build("cogvideox"), vae=vae.eval(), scheduler=scheduler, **absent)
-    prompts = {"prompt_embeds": text()[..., :12], "negative_prompt_embeds": text(7)[..., :12]}
-    return quiet(pipe), prompts | {"height": 64, "width": 64, "num_frames": 5}
-
-
-def ltx() -> tuple[Any, dict[str, Any]]:
-    """A stock LTX pipeline and the arguments of a guided call."""
-    torch.manual_seed(0)
-    vae: Any = AutoencoderKLLTXVideo(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1),
-    )  # fmt: skip
-    absent: Any = {"tokenizer": None, "text_encoder": None}
-    pipe = LTXPipeline(FlowMatchEulerDiscreteScheduler(), vae.eval(), transformer=build("ltx"), **absent)
-    prompts = {"prompt_embeds": text(), "negative_prompt_embeds": text(7)}
-    masks = {f"{name.removesuffix('_embeds')}_attention_mask": torch.ones(1, 3, dtype=torch.bool) for name in prompts}
-    return quiet(pipe), prompts | masks | {"height": 64, "width": 64, "num_frames": 9}
-
-
-@pytest.fixture(scope="module", params=[cogvideox, ltx], ids=["cogvideox", "ltx"])
-def doubled(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
-    pipe, arguments = request.param()
-    told = {"encoder_hidden_states": arguments["prompt_embeds"]}
-    lens = DiTLens(pipe, "small", Conditioning(told), verify=False)
-
-    def run(scale: float = 4.0) -> Tensor:
-        return pipe(
-            **arguments, guidance_scale=scale, num_inference_steps=2, output_type="latent",
-            generator=torch.Generator().manual_seed(0),
-        ).frames  # fmt: skip
-
-    return lens, run
-
-
-def test_a_batch_of_both_branches_is_shown_branch_by_branch(doubled: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = doubled, []
-    plain, alone = run(), run(1.0)
-
-    def look(x: Tensor, hook: Hook) -> Tensor:
-        seen.append((len(x), hook.step, hook.branch))
-        return x.clone()
-
-    with lens.hooks([(["blocks.0.attn.hook_z"], look)]):
-        assert torch.equal(run(), plain)
-    assert seen == [(1, step, branch) for step in (2, 1) for branch in ("uncond", "cond")]
-    seen.clear()
-    with lens.hooks([("hook_velocity", look)], branches=("uncond",)):
-        assert torch.equal(run(), plain)
-    assert seen == [(1, 2, "uncond"), (1, 1, "uncond")]
-    seen.clear()
-    with lens.hooks([("hook_velocity", look)]):
-        assert torch.equal(run(1.0), alone)
-    assert seen == [(1, 2, "cond"), (1, 1, "cond")]
-
-
-@pytest.mark.parametrize("in_place", [False, True])
-def test_an_edit_of_a_part_of_the_batch_is_that_of_a_torch_hook(doubled: tuple[DiTLens, Any], in_place: bool) -> None:
-    lens, run = doubled
-
-    def double(x: Tensor, hook: Hook) -> Tensor | None:
-        if in_place:
-            x.mul_(2)
-            return None
-        return 2 * x
-
-    for part, branch in enumerate(("uncond", "cond")):
-        with lens.hooks([("blocks.1.hook_resid_post", double)], branches=(branch,)):
-            edited = run()
-        block = lens.transformer.transformer_blocks[1]
-        handle = block.register_forward_hook(lambda module, args, out, part=part: by_hand(out, part))
-        expected = run()
-        handle.remove()
-        torch.testing.assert_close(edited, expected, rtol=0, atol=1e-5)
-        assert not torch.equal(edited, run())
-
-
-def by_hand(out: Any, part: int) -> Any:
-    """A block's output with the video stream of the first or second half of the batch doubled."""
-    if isinstance(out, tuple):
-        return by_hand(out[0], part), *out[1:]
-    halves = list(out.chunk(2))
-    halves[part] = 2 * halves[part]
-    return torch.cat(halves)
-
-
-def test_a_wrong_value_for_a_part_of_the_batch_is_refused(doubled: tuple[DiTLens, Any]) -> None:
-    lens, run = doubled
-    with pytest.raises(ValueError, match="shape"), lens.hooks([("blocks.0.hook_resid_post", lambda x, hook: x[:, :1])]):
-        run()
-    with pytest.raises(TypeError, match="only be read"), lens.hooks([("hook_x0", lambda x, hook: 0 * x)]):
-        run()
 
 
 # What is kept of a pipeline's own call.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from dit_lens.axes import TokenGrid
 from dit_lens.cache import ActivationCache
+from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
 
 GRID = TokenGrid(frames=2, rows=3, columns=4)
@@ -135,3 +140,30 @@ def test_axes_are_those_of_the_hook_points_and_none_after_a_reduction(lens: DiTL
     assert cache.axes["blocks.0.attn.hook_z"] == "b n k e" and set(cache.axes) == set(cache)
     _, pooled = lens.run_with_cache(latent=latent, timestep=500.0, names_filter="*_post", reduce=lambda x: x.mean(1))
     assert pooled.axes == {}
+
+
+def test_a_reduction_may_be_told_of_its_hook(lens: DiTLens) -> None:
+    latent = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = {"latent": latent, "timestep": 500.0, "names_filter": ["hook_velocity", "blocks.*.hook_resid_post"]}
+    seen: list[tuple[str, str, float]] = []
+
+    def by_frame(x: Tensor, hook: Hook) -> Tensor:
+        seen.append((hook.name, hook.axes, hook.sigma))
+        return x.mean((3, 4)) if hook.name == "hook_velocity" else hook.grid.unflatten(x).mean((2, 3))
+
+    velocity, told = lens.run_with_cache(**asked, reduce=by_frame)
+    _, whole = lens.run_with_cache(**asked)
+    assert velocity is not None and torch.equal(told["hook_velocity"], velocity.mean((3, 4)))
+    assert torch.equal(told["resid_post", 2], whole.grid("resid_post", 2).mean((2, 3)))
+    assert [name for name, *_ in seen] == list(whole) and {sigma for *_, sigma in seen} == {0.5}
+    assert {axes for _, axes, _ in seen} == {"b c f h w", "b n d"} and not told.axes
+
+
+@pytest.mark.parametrize(
+    "reduce", [torch.relu, partial(torch.mean, dim=1), torch.nn.Flatten(), lambda x, d=1: x.sum(d)]
+)
+def test_a_reduction_of_one_argument_is_given_one(lens: DiTLens, reduce: Any) -> None:
+    latent = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = {"latent": latent, "timestep": 500.0, "names_filter": "hook_velocity"}
+    velocity, kept = lens.run_with_cache(**asked, reduce=reduce)
+    assert torch.equal(kept["hook_velocity"], reduce(velocity))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dit_lens.clips import ROLES, Clip, Quadruplet, Track
+from dit_lens.clips import ROLES, Clip, Group, Quadruplet, Track
 
 
 def film(level: int) -> np.ndarray:
@@ -79,3 +79,9 @@ def test_a_spliced_track_keeps_names_longer_than_the_first_ones() -> None:
 def test_a_clip_has_no_tracks_and_a_quadruplet_is_crossed_unless_it_is_said() -> None:
     item = quadruplet(film(0), film(100), splice=3)
     assert item.crossed and item.a.tracks == ()
+
+
+def test_a_group_is_of_the_property_of_its_clips() -> None:
+    clips = quadruplet(film(0), film(100), splice=3).clips
+    group = Group("g", clips, ((0, 2), (1, 3)))
+    assert group.property == clips[0].property and len(group.clips) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,13 @@ def test_an_unknown_data_set_is_told_the_nearest() -> None:
 def test_an_option_that_the_data_set_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'quadruplets'"):
         dl.datasets.load("miniphys", quadruples=3)
+
+
+@pytest.mark.parametrize("name", sorted(set(dl.datasets.NAMES) - {"miniphys"}))
+def test_what_lies_on_disk_asks_for_its_root_and_names_what_is_missing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"got no root for {name} · expected the folder"):
+        dl.datasets.load(name)
+    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):
+        dl.datasets.load(name, root=tmp_path)
+    with pytest.raises(ValueError, match=f"option of {name} 'roots' .* did you mean 'root'"):
+        dl.datasets.load(name, roots=tmp_path)

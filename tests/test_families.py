@@ -61,7 +61,7 @@ def test_the_unhooked_model_is_the_stock_model_to_the_bit(model: HookedTransform
 def test_the_laws_hold(model: HookedTransformer) -> None:
     found = laws.verify(model)
     stated = {finding.law for finding in found}
-    assert stated == {"idle", "identity", "sum", "attention"}
+    assert stated == {"idle", "identity", "sum", "attention", "heads"}
     summed = {finding.point for finding in found if finding.law == "sum"}
     assert {f"blocks.{block}.hook_resid_post" for block in range(len(model.table.blocks))} <= summed
 

@@ -20,10 +20,10 @@ FLOORS = {
     "reading": 2, "tensor_file": 2,
     "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3,
     "reductions": 3, "store": 3,
-    "running": 4, "probing": 4, "training": 4, "tracker": 4,
+    "running": 4, "probing": 4, "tracker": 4,
     "laws": 5, "inversion": 5,
-    "fidelity": 6,
-    "lens": 7,
+    "fidelity": 6, "continuation": 6,
+    "lens": 7, "training": 7,
     "sweeps": 8, "capture": 8,
     "patching": 9, "filling": 9,
 }  # fmt: skip

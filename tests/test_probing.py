@@ -65,7 +65,7 @@ def test_a_group_is_never_on_both_sides(rng: np.random.Generator, monkeypatch: p
     assert (leaking == possible).mean() > 0.95
     remembering = make_pipeline(memory)
     monkeypatch.setattr(KNeighborsClassifier, "decision_function", lambda self, x: self.predict(x) - 0.5, raising=False)
-    monkeypatch.setattr(probing, "estimator", lambda: remembering)
+    monkeypatch.setattr(probing.linear, "estimator", lambda: remembering)
     assert accuracy(out_of_fold_logits(identity, possible, QUADRUPLET), possible) < 0.7
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from films import noise, write_mp4
 from PIL import Image
 
-from dit_lens.reading import evenly, fit, read_frames
+from dit_lens.reading import Film, evenly, fit, read_frames
 
 
 @pytest.fixture
@@ -63,3 +65,54 @@ def test_frames_at_even_distances_are_never_repeated(frames: np.ndarray) -> None
     assert np.array_equal(evenly(frames, 3), frames[[0, 6, 11]])
     with pytest.raises(ValueError, match="got 12 frames · expected at least 13"):
         evenly(frames, 13)
+
+
+# Video files.
+
+
+def test_a_video_file_gives_the_frames_that_were_written(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    frames = noise(7)
+    film = Film(write_mp4(tmp_path / "clip.mp4", frames, fps=50))
+    assert (film.count, film.fps) == (7, 50)
+    assert np.array_equal(read_frames(film.path), frames)
+    assert np.array_equal(film.read([6, 2, 2]), frames[[6, 2, 2]])
+    assert np.array_equal(Film(Path("in memory"), film.path.read_bytes()).read(), frames)
+
+
+def test_a_damaged_video_is_told_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    whole = write_mp4(tmp_path / "clip.mp4", noise(7)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "none.mp4").write_bytes(b"")
+    quarter = len(whole) // 4
+    (tmp_path / "hole.mp4").write_bytes(whole[:quarter] + bytes(quarter) + whole[2 * quarter :])
+    assert len(read_frames(tmp_path / "clip.mp4")) == 7
+    for name in ("cut", "none", "hole"):
+        with pytest.raises(ValueError, match=rf"{name}\.mp4"):
+            read_frames(tmp_path / f"{name}.mp4")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
+        read_frames(tmp_path / "nowhere.mp4")
+
+
+def test_without_the_decoder_a_video_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ModuleNotFoundError, match=r"clip\.mp4, a video file .* pip install 'dit-lens\[video\]'"):
+        read_frames(tmp_path / "clip.mp4")
+
+
+def test_the_rate_of_an_animated_image_is_its_own(tmp_path: Path) -> None:
+    first, *others = map(Image.fromarray, noise(4))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=100)
+    film = Film(tmp_path / "clip.gif")
+    assert (film.count, film.fps) == (4, 10) and len(film.read([3, 0])) == 2
+    first.save(tmp_path / "still.png")
+    assert Film(tmp_path / "still.png").fps is None
+
+
+def test_an_animated_image_is_no_frame_of_a_folder(tmp_path: Path) -> None:
+    first, *others = map(Image.fromarray, noise(3))
+    first.save(tmp_path / "0.png", save_all=True, append_images=others)
+    with pytest.raises(ValueError, match=r"0\.png, which is animated"):
+        read_frames(tmp_path)

@@ -70,7 +70,7 @@ def test_the_laws_hold_with_a_level_for_every_frame() -> None:
         torch.manual_seed(0)
         model = HookedTransformer(skyreels(num_frame_per_block=blocks), "small", by_frame=True)
         assert laws.example(model).inputs["timestep"].shape == (1, 2 * blocks)
-        assert {finding.law for finding in laws.verify(model)} == {"idle", "identity", "sum", "attention"}
+        assert {finding.law for finding in laws.verify(model)} == {"idle", "identity", "sum", "attention", "heads"}
 
 
 def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:

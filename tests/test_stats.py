@@ -1,11 +1,20 @@
-"""Intervals over groups, contrasts of quadruplets and pairwise accuracy, against numbers worked by hand."""
+"""Intervals over groups, contrasts of quadruplets, pairwise accuracy and nulls, against numbers worked by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dit_lens.stats import bootstrap_ratio, d_prime, interaction, pairwise_accuracy
+from dit_lens.stats import (
+    bootstrap_ratio,
+    d_prime,
+    interaction,
+    pairwise_accuracy,
+    permutation_p,
+    selection_corrected_p,
+    selection_threshold,
+    swapped_labels,
+)
 
 
 def test_the_estimate_is_the_ratio_of_sums() -> None:
@@ -130,3 +139,61 @@ def test_pairwise_accuracy_counts_a_tie_one_half(scores: list[int], accuracy: fl
 
 def test_pairwise_accuracy_is_per_quadruplet() -> None:
     assert pairwise_accuracy(np.array([[2.0, 2, 1, 1], [1, 1, 2, 2]])).tolist() == [1.0, 0.0]
+
+
+def test_swapped_labels_trade_whole_quadruplets() -> None:
+    quadruplets = np.array([3, 7, 3, 7, 3, 7, 7, 3])
+    possible = np.array([1, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
+    swapped = swapped_labels(possible, quadruplets, 400)
+    traded = swapped != possible
+    for name in (3, 7):
+        of_one = traded[:, quadruplets == name]
+        assert (of_one == of_one[:, :1]).all()
+    assert {tuple(row) for row in traded[:, :2]} == {(a, b) for a in (False, True) for b in (False, True)}
+    assert 0.42 < traded.mean() < 0.58
+    assert np.array_equal(swapped, swapped_labels(possible, quadruplets, 400))
+    assert not np.array_equal(swapped, swapped_labels(possible, quadruplets, 400, seed=1))
+
+
+def test_quadruplets_without_balance_have_nothing_to_swap() -> None:
+    with pytest.raises(ValueError, match="got 1 of 2 quadruplets"):
+        swapped_labels(np.array([True, False, True, True]), np.array([0, 0, 1, 1]), 5)
+
+
+def test_permutation_p_by_hand() -> None:
+    null = np.array([[0.1, 0.9], [0.5, 0.6], [0.7, 0.2]])
+    assert permutation_p(np.array([0.5, 1.0]), null).tolist() == [3 / 4, 1 / 4]
+    # The largest of each row: .9, .6, .7.
+    assert selection_corrected_p(np.array([0.5, 1.0]), null).tolist() == [1.0, 1 / 4]
+    assert selection_corrected_p(np.array([0.65, 0.8]), null).tolist() == [3 / 4, 2 / 4]
+
+
+def test_correction_only_raises_p_and_is_nothing_for_one_cell() -> None:
+    rng = np.random.default_rng(0)
+    observed, null = rng.normal(size=(4, 3)), rng.normal(size=(50, 4, 3))
+    corrected, alone = selection_corrected_p(observed, null), permutation_p(observed, null)
+    assert corrected.shape == (4, 3) and (corrected >= alone).all() and (corrected > alone).any()
+    one = selection_corrected_p(observed[:1, 0], null[:, :1, 0])
+    assert one == pytest.approx(alone[:1, 0])
+
+
+def test_the_best_of_many_cells_keeps_its_level_only_when_corrected() -> None:
+    rng = np.random.default_rng(0)
+    corrected, naive = [], []
+    for _ in range(400):
+        shared = rng.normal(size=(100, 1))
+        scores = rng.normal(size=(100, 20)) + shared  # cells depend on each other; row 0 is observed
+        corrected.append(selection_corrected_p(scores[0], scores[1:]).min())
+        naive.append(permutation_p(scores[0], scores[1:]).min())
+    for level in (0.05, 0.2, 0.5, 0.8):
+        assert np.mean(np.array(corrected) <= level) == pytest.approx(level, abs=3 * (level * (1 - level) / 400) ** 0.5)
+    assert np.mean(np.array(naive) <= 0.05) > 0.25
+
+
+def test_above_the_threshold_is_significant_and_at_it_is_not() -> None:
+    null = np.random.default_rng(0).normal(size=(99, 6))
+    threshold = selection_threshold(null, 0.05)
+    above, at = np.full(6, threshold + 1e-9), np.full(6, threshold)
+    assert selection_corrected_p(above, null).max() <= 0.05 < selection_corrected_p(at, null).min()
+    with pytest.raises(ValueError, match="at least 19"):
+        selection_threshold(null[:10], 0.05)

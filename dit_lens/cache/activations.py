@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,21 +12,16 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from dit_lens import tensor_file
 from dit_lens.axes import TokenGrid
+from dit_lens.cache import files
 from dit_lens.cache.anatomy import STREAM, Anatomy, block_of, is_stream, layer_of, stream_of
 from dit_lens.cache.decomposition import Frozen, components, head_readouts, head_writes, precise, velocity_readout
+from dit_lens.cache.names import Key, full_name
 from dit_lens.cache.split import LinearProbe, Split
 from dit_lens.choices import nearest
 
-# What follows "hook_" in a sub-layer's point; everything else belongs to the block itself.
-ATTENTION_NAMES = ("q", "k", "v", "z", "rot_q", "rot_k", "pattern", "result", "raw_out")
-MLP_NAMES = ("pre", "post")
-MODULATIONS = ("shift_", "scale_", "gate_")
 VELOCITY = "hook_velocity"
-Key = str | tuple[str, int] | tuple[str, int, str]
 LAST = "resid_post", -1
-KIND, INSIDE, NAMES = "dit_lens activations", "activations/", "names"
 
 
 class Stack(NamedTuple):
@@ -92,7 +86,7 @@ class ActivationCache(Mapping[str, Tensor]):
         Raises:
             KeyError: there is no such block.
         """
-        return key if isinstance(key, str) else self._full_name(key[0], key[1], *key[2:])
+        return full_name(key, self.blocks)
 
     def grid(self, name: str, block: int) -> Tensor:
         """An activation with its video tokens on their grid: (b, f, h, w, ...), behind a step axis if there is one."""
@@ -111,12 +105,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def save(self, path: str | Path) -> Path:
         """Writes HDF5, whole or not at all; activations keep every bit (bfloat16 too). Weights are not written."""
-        grid = self.grid_shape.frames, self.grid_shape.rows, self.grid_shape.columns
-        tensors = {f"{INSIDE}{name}": tensor for name, tensor in self.items()}
-        # Names and axes of a large model are more than an attribute of HDF5 can hold.
-        names = json.dumps({"names": list(self), "axes": dict(self.axes)}).encode()
-        tensors[NAMES] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
-        return tensor_file.write(Path(path), KIND, tensors, {"grid": grid, "blocks": self.blocks, "steps": self.steps})
+        return files.write(Path(path), self.tensors, self.axes, self.grid_shape, self.blocks, self.steps)
 
     @classmethod
     def open(cls, path: str | Path, anatomy: Anatomy | None = None) -> ActivationCache:
@@ -128,11 +117,7 @@ class ActivationCache(Mapping[str, Tensor]):
         Raises:
             FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache; names it.
         """
-        tensors, facts = tensor_file.read(Path(path), KIND)
-        names = json.loads(bytes(tensors[NAMES].tolist()))
-        kept = {name: tensors[f"{INSIDE}{name}"] for name in names["names"]}
-        steps = None if facts["steps"] is None else tuple(facts["steps"])
-        return cls(kept, TokenGrid(*facts["grid"]), facts["blocks"], steps, names["axes"], anatomy)
+        return cls(*files.read(Path(path)), anatomy)
 
     # Stacks.
 
@@ -318,11 +303,3 @@ class ActivationCache(Mapping[str, Tensor]):
             )
         taken = (slice(None),) * axis + (clips,)
         return replace(self, tensors={name: x[taken] for name, x in self.items()})
-
-    def _full_name(self, name: str, block: int, layer: str = "") -> str:
-        if not -self.blocks <= block < self.blocks:
-            raise KeyError(f"got block {block} · expected {-self.blocks} to {self.blocks - 1}")
-        if not layer:
-            layer = "attn" if name in ATTENTION_NAMES else "mlp" if name in MLP_NAMES else ""
-            layer = "mod" if name.startswith(MODULATIONS) else layer
-        return ".".join(filter(None, ["blocks", str(block % self.blocks), layer, f"hook_{name}"]))

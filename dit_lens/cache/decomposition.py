@@ -36,6 +36,16 @@ def head_writes(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n k 
     return raw if gate is None else raw * gate.unsqueeze(-2)
 
 
+def write_of_heads(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n d"]:
+    """What attention adds to the stream, worked out from its heads: gate · (Σ_k W_k z_k + bias)."""
+    z = torch.stack(list(_mixes(cache, write).values())).sum(0)
+    weight, gate = _weight(write, z), _gate(cache, write, z)
+    raw = rearrange(z, "... k e -> ... (k e)") @ weight.T
+    if write.bias is not None and not _parallel(write, weight):
+        raw = raw + write.bias.to(z)
+    return raw if gate is None else raw * gate
+
+
 def head_readouts(
     cache: Activations, write: HeadWrite, direction: Float[Tensor, "*n d"]
 ) -> tuple[dict[str, Float[Tensor, "... n k"]], Float[Tensor, "... n"]]:
@@ -49,8 +59,7 @@ def head_readouts(
     toward = direction.to(z) if gate is None else direction.to(z) * gate
     by_head = rearrange(toward @ weight, "... (k e) -> ... k e", k=z.shape[-2])
     heads = {source: torch.linalg.vecdot(mix, by_head) for source, mix in mixes.items()}
-    parallel = write.weight.shape[1] > weight.shape[1]
-    bias = z.new_tensor(0.0) if write.bias is None or parallel else toward @ write.bias.to(z)
+    bias = z.new_tensor(0.0) if write.bias is None or _parallel(write, weight) else toward @ write.bias.to(z)
     return heads, bias.expand(z.shape[:-2])
 
 
@@ -67,6 +76,11 @@ def _weight(write: HeadWrite, z: Float[Tensor, "... n k e"]) -> Float[Tensor, "d
             " (b, n, heads, width of a head) · cache it whole, without `reduce`"
         )
     return write.weight[:, :width].to(z)
+
+
+def _parallel(write: HeadWrite, weight: Float[Tensor, "d ke"]) -> bool:
+    """Whether the projection takes more than the heads' mix: its bias is the MLP's then."""
+    return write.weight.shape[1] > weight.shape[1]
 
 
 def _gate(cache: Activations, write: HeadWrite, z: Tensor) -> Float[Tensor, "... n d"] | None:

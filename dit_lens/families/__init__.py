@@ -12,7 +12,11 @@ A family is a module with
 - where its pipeline's calls need it, `OUTPUT` (the class of what one puts out), `passed_over` (does one leave a
   hook point out?) and `CALL` (what its arguments call the conditioning);
 - where its pipeline does so, `boundary` (the noise level between two experts), `by_frame` (is time told for every
-  frame?) and `given_frames` (clean frames that a clip begins with, by its conditioning).
+  frame?), `given_frames` (clean frames that a clip begins with, by its conditioning), `CONTEXTS` (what the calls of a
+  step are for, in turn, where it names none by `cache_context`) and `schedule_arguments` (what it hands to its
+  scheduler);
+- `noise_levels` (rising, after 0) where its scheduler does not count noise as a flow, and `as_fed` where the model is
+  fed another latent than the flow's.
 
 What most families share is taken from `conventions.py` by assignment: `encode, decode = conventions.encode, ...`.
 """

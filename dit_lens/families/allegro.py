@@ -26,7 +26,9 @@ TRANSFORMER = AllegroTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
 LEVELS = Levels.of(DDIMScheduler())  # betas linear from 0.0001 to 0.02, the defaults of the pipeline's scheduler too
 to_timestep, to_sigma = LEVELS.to_timestep, LEVELS.to_sigma
+noise_levels, as_fed = LEVELS.noise_levels, LEVELS.as_fed
 grid, encode = conventions.grid, conventions.encode  # like decoding, encoding needs `vae.enable_tiling()`
+CONTEXTS = ("cond_uncond",)  # `AllegroPipeline` calls once a step, for both branches, and names it by no context
 AFTER = ("hidden_states_0", "hidden_states_2", "hidden_states_3")
 
 

@@ -53,6 +53,8 @@ def of(transformer: CogVideoXTransformer3DModel) -> ModuleType:
         CONDITIONING=(*CONDITIONING, IMAGE) if _image_conditioned(transformer) else CONDITIONING,
         to_timestep=levels.to_timestep,
         to_sigma=levels.to_sigma,
+        noise_levels=levels.noise_levels,
+        as_fed=levels.as_fed,
         velocity=partial(velocity, levels=levels),
     )
     return own

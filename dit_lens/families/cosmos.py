@@ -40,6 +40,7 @@ from dit_lens.families.conventions import (
 )
 from dit_lens.families.cosmos_blocks import spelled_block
 from dit_lens.families.final_layer import final, with_final
+from dit_lens.families.levels import unit_variance
 from dit_lens.families.parts import argument, item, point, read_only, upcast
 from dit_lens.hook_points import HookPoint, Site, Table
 
@@ -47,6 +48,7 @@ NAME = "cosmos"
 TRANSFORMER = CosmosTransformer3DModel
 CONDITIONING = ("encoder_hidden_states",)
 OPTIONAL = ("condition_mask",)
+CONTEXTS = ("cond", "uncond")  # the calls of a step in all its pipelines, which name them by no context
 SIGMA_DATA = 0.5
 LEAST, MOST = 0.002, 80.0  # levels s that Predict 1 is sampled at
 
@@ -59,7 +61,7 @@ def of(transformer: CosmosTransformer3DModel) -> ModuleType:
     own = ModuleType(__name__, __doc__)
     vars(own).update(globals())
     if _learned(transformer):
-        vars(own).update(to_timestep=edm_timestep, to_sigma=edm_sigma, velocity=edm_velocity)
+        vars(own).update(to_timestep=edm_timestep, to_sigma=edm_sigma, velocity=edm_velocity, as_fed=edm_as_fed)
     return own
 
 
@@ -169,6 +171,24 @@ def _amplitudes(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     sigma = sigma.reshape(len(sigma), 1, -1, 1, 1)  # one, or one for every frame
     root = ((1 - sigma) ** 2 + sigma**2).sqrt()
     return (1 - sigma) / root, sigma / root
+
+
+def noise_levels(pipeline: Any, steps: int, **arguments: Any) -> tuple[float, ...]:
+    """Levels that the pipeline's scheduler calls the model at in so many steps, rising, after 0 (data).
+
+    Args:
+        **arguments: for the scheduler's `set_timesteps`.
+    """
+    own = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    own.set_timesteps(steps, **arguments)
+    s = own.sigmas[: len(own.timesteps)].double().flip(0)
+    flow = own.config.get("use_flow_sigmas")  # Predict 2.5
+    return (0.0, *(s if flow else s / (s + own.config.get("sigma_data", 1.0))).tolist())
+
+
+def edm_as_fed(latent: Float[Tensor, "b c f h w"], timestep: float) -> Float[Tensor, "b c f h w"]:
+    """What Predict 1 is fed of a flow's latent."""
+    return unit_variance(latent, float(edm_sigma(torch.tensor(timestep))))
 
 
 def hook_table(transformer: CosmosTransformer3DModel) -> Table:

@@ -55,6 +55,7 @@ PARALLEL = ("shift", "scale", "gate")
 check_pipeline, to_timestep, to_sigma = conventions.check_channels, conventions.to_timestep, conventions.to_sigma
 velocity, encode, decode = conventions.velocity, conventions.encode, conventions.decode
 input_dtype, grid = hunyuan_parts.input_dtype, conventions.grid
+schedule_arguments = hunyuan_parts.schedule_arguments
 
 
 def example(

@@ -38,6 +38,7 @@ IMAGE_TOKENS = 729  # masked without an image, as many as the pipeline feeds
 to_timestep, to_sigma, velocity = conventions.to_timestep, conventions.to_sigma, conventions.velocity
 encode, decode = conventions.encode, conventions.decode
 input_dtype, grid = hunyuan_parts.input_dtype, conventions.grid
+schedule_arguments = hunyuan_parts.schedule_arguments
 
 
 def example(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from dit_lens.families.conventions import LATENT, ROOT, VELOCITY, clean_estimate, grid, patch
 from dit_lens.families.dual_stream import Spelled
@@ -21,6 +23,11 @@ EMBED = Site("x_embedder", "output")
 def input_dtype(transformer: Any) -> torch.dtype:
     """The dtype latents are fed in."""
     return transformer.x_embedder.proj.weight.dtype
+
+
+def schedule_arguments(pipeline: Any, latent: Tensor | None, steps: int) -> dict[str, Any]:
+    """What the pipeline hands to its scheduler: even levels; what it makes itself it shifts twice."""
+    return {"sigmas": np.linspace(1.0, 0.0, steps + 1)[:-1]}
 
 
 def table(

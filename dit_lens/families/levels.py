@@ -6,12 +6,15 @@ Such a model is fed x = a·data + s·noise at a timestep, where a² = ᾱ and s�
 - v-prediction (o = a·noise - s·data): noise - data = (s - a) x + (a + s) o;
 - epsilon-prediction (o = noise): noise - data = -x / a + (a + s) / a o.
 
-Noise levels are those of a diffusers scheduler. Between two timesteps ᾱ is linear.
+Noise levels are those of a diffusers scheduler. Between two timesteps log ᾱ / (1 - ᾱ) is linear, the logarithm of
+signal to noise, which is -2 logit(sigma); sigma itself where there is no signal at the later one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +41,11 @@ class Levels:
 
     alphas: np.ndarray
     prediction: str
+
+    @cached_property
+    def sigmas(self) -> np.ndarray:
+        """The flow's noise level at every timestep from 0, rising."""
+        return (1 - self.alphas) ** 0.5 / (self.alphas**0.5 + (1 - self.alphas) ** 0.5)
 
     @classmethod
     def of(cls, scheduler: Any) -> Levels:
@@ -66,13 +74,30 @@ class Levels:
 
     def to_timestep(self, sigma: float) -> float:
         """What the model is fed at a noise level; 0 below the least it was trained on."""
-        alpha = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
-        return float(np.interp(-alpha, -self.alphas, np.arange(len(self.alphas))))
+        level = np.clip(sigma, self.sigmas[0], self.sigmas[-1])
+        below = min(int(np.searchsorted(self.sigmas, level, "right")), len(self.sigmas) - 1) - 1
+        low, high = self.sigmas[below : below + 2]
+        if high < 1:
+            low, high, level = _logit(low), _logit(high), _logit(level)
+        return float(below + (level - low) / (high - low))
 
     def to_sigma(self, timestep: Tensor) -> Float[Tensor, " b"]:
         """The noise level of a timestep fed."""
-        a, s = self._amplitudes(timestep)
-        return s / (a + s)
+        return torch.as_tensor(self._sigma(timestep), dtype=torch.float32, device=timestep.device)
+
+    def noise_levels(self, pipeline: Any, steps: int, **arguments: Any) -> tuple[float, ...]:
+        """Levels that the pipeline's scheduler calls the model at in so many steps, rising, after 0 (data).
+
+        Args:
+            **arguments: for the scheduler's `set_timesteps`.
+        """
+        own = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+        own.set_timesteps(steps, **arguments)
+        return (0.0, *self._sigma(own.timesteps.flip(0)).tolist())
+
+    def as_fed(self, latent: Tensor, timestep: float) -> Tensor:
+        """What the model is fed of a flow's latent of any shape: it, times a + s."""
+        return unit_variance(latent, float(self._sigma(torch.tensor(timestep, dtype=torch.float64))))
 
     def velocity(
         self, latent: Float[Tensor, "b c f h w"], output: Float[Tensor, "b c f h w"], timestep: Tensor
@@ -101,16 +126,33 @@ class Levels:
 
     def _amplitudes(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Those of data and noise in what the model is fed, (b,) each."""
-        alphas = np.interp(timestep.cpu().double().numpy(), np.arange(len(self.alphas)), self.alphas)
-        a, s = (
-            torch.as_tensor(x, dtype=torch.float32, device=timestep.device) for x in (alphas**0.5, (1 - alphas) ** 0.5)
-        )
+        sigma = self._sigma(timestep)
+        root = np.hypot(1 - sigma, sigma)
+        a, s = (torch.as_tensor(x / root, dtype=torch.float32, device=timestep.device) for x in (1 - sigma, sigma))
         return a, s
+
+    def _sigma(self, timestep: Tensor) -> np.ndarray:
+        """The noise level of timesteps of any shape, as double."""
+        time = np.clip(timestep.cpu().double().numpy(), 0, len(self.sigmas) - 1)
+        below = np.minimum(time.astype(int), len(self.sigmas) - 2)
+        low, high, share = self.sigmas[below], self.sigmas[below + 1], time - below
+        silent = high == 1  # no signal
+        mean = (1 - share) * _logit(low) + share * _logit(np.where(silent, low, high))
+        return np.where(silent, low + share * (high - low), 1 / (1 + np.exp(-mean)))
 
     def _slopes(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """How much of latent and output makes the velocity."""
         a, s = (_wide(x) for x in self._amplitudes(timestep))
         return (s - a, a + s) if self.prediction == "v_prediction" else (-1 / a, (a + s) / a)
+
+
+def unit_variance(latent: Tensor, sigma: float) -> Tensor:
+    """a·data + s·noise of a² + s² = 1, from the flow's (1 - sigma)·data + sigma·noise."""
+    return latent / math.hypot(1 - sigma, sigma)
+
+
+def _logit(sigma: Any) -> Any:
+    return np.log(sigma) - np.log1p(-sigma)
 
 
 def _wide(x: Tensor) -> Float[Tensor, "b 1 1 1 1"]:

@@ -38,6 +38,7 @@ ABSENT = {
 
 to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
 input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
+schedule_arguments = ltx_parts.schedule_arguments
 
 
 def example(transformer: LTXVideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,6 +12,7 @@ user's own pipeline act on the call as it is, audio at the noise level of the vi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ FRAME_RATE = 24.0  # of `LTX2Pipeline.__call__` by default
 to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
 input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
 check_pipeline = ltx_parts.check_pipeline
+SHIFTS = {"base_image_seq_len": 1024, "max_image_seq_len": 4096, "base_shift": 0.95, "max_shift": 2.05}
+schedule_arguments = partial(ltx_parts.schedule_arguments, shifts=SHIFTS)
 
 
 def example(transformer: LTX2VideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

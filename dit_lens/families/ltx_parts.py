@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -114,3 +115,29 @@ def check_pipeline(pipeline: Any) -> None:
             " · expected patches of (1, 1) · it is not handled yet"
         )
     check_channels(pipeline)
+
+
+# Noise levels.
+
+SHIFTS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+
+
+def schedule_arguments(
+    pipeline: Any, latent: Float[Tensor, "b c f h w"] | None, steps: int, shifts: Mapping[str, int | float] = SHIFTS
+) -> dict[str, Any]:
+    """What the pipeline hands to its scheduler: even levels, and a shift that grows with the number of tokens.
+
+    Args:
+        shifts: what the pipeline takes where the scheduler's config says nothing.
+
+    Raises:
+        ValueError: no latent, whose size decides.
+    """
+    from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift  # brings the text encoder's code along
+
+    if latent is None:
+        raise ValueError(
+            "got no latent · expected one, for LTX shifts its levels by its size · schedule(steps, latent)"
+        )
+    told = [pipeline.scheduler.config.get(name, untold) for name, untold in shifts.items()]
+    return {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": calculate_shift(latent[0, 0].numel(), *told)}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import MochiTransformer3DModel
 from einops import rearrange
@@ -39,6 +40,7 @@ from dit_lens.hook_points import HookPoint, Site, Table
 NAME = "mochi"
 TRANSFORMER = MochiTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
+LINEAR_TO = 0.025  # how much of the noise is gone in the even half of the pipeline's steps
 NEGATED = Part(lambda raw: -raw[0], lambda new, raw: (-new, *raw[1:]))
 
 check_pipeline, encode, decode = conventions.check_channels, conventions.encode, conventions.decode
@@ -92,6 +94,19 @@ def to_timestep(sigma: float) -> float:
 def to_sigma(timestep: Tensor) -> Tensor:
     """The noise level of a timestep fed."""
     return 1 - timestep.float() / 1000
+
+
+def schedule_arguments(pipeline: Any, latent: Tensor | None, steps: int) -> dict[str, Any]:
+    """What the pipeline hands to its scheduler: levels that fall evenly from noise, then by a square.
+
+    Raises:
+        ValueError: fewer than two steps, which such a schedule does not have.
+    """
+    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule  # brings the text encoder's code
+
+    if steps < 2:
+        raise ValueError(f"got {steps} steps · expected at least 2, half of them even and half by a square")
+    return {"sigmas": np.array(linear_quadratic_schedule(steps, LINEAR_TO))}
 
 
 def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:

@@ -5,11 +5,12 @@
 - `experts`: two of them that share the noise levels;
 - `active`: hooks by step, guidance branch and expert;
 - `calls`: calls that others make, such as a pipeline;
+- `branches`: the guidance branches that such a call is for;
 - `generation`: a pipeline's own call, with activations kept on the way.
 """
 
 from dit_lens.running.active import Where
-from dit_lens.running.evaluation import Evaluation, Reduce, Request, repeat
+from dit_lens.running.evaluation import Evaluation, Reduce, Request, reduction, repeat
 from dit_lens.running.experts import Experts, of_pipeline
 from dit_lens.running.generation import Generation, Recorder
 from dit_lens.running.hooked import HookedTransformer
@@ -24,5 +25,6 @@ __all__ = [
     "Request",
     "Where",
     "of_pipeline",
+    "reduction",
     "repeat",
 ]

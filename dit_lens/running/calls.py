@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from dit_lens.running.branches import Branches
 from dit_lens.running.evaluation import PLAIN, Evaluation
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ TORCH_HOOKS = (
     "_forward_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
-DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
-HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
 
 
 @contextmanager
@@ -29,11 +28,11 @@ def intercepted(models: Sequence[HookedTransformer], pipeline: Any) -> Iterator[
     """Every plain call of the transformers takes the active hooks along; a call inside a trace is left alone."""
     with ExitStack() as stack:
         for model in models:
-            named: list[str] = []
-            stack.enter_context(_replaced(model.transformer, "forward", _forward(model, pipeline, named)))
+            told = Branches(model.family, pipeline)
+            stack.enter_context(_replaced(model.transformer, "forward", _forward(model, pipeline, told)))
             if hasattr(model.transformer, "cache_context"):
-                recorded = _cache_context(model.transformer, named)
-                stack.enter_context(_replaced(model.transformer, "cache_context", recorded))
+                noted = told.noting(model.transformer)
+                stack.enter_context(_replaced(model.transformer, "cache_context", noted))
         yield
 
 
@@ -50,23 +49,7 @@ def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
             delattr(module, name)
 
 
-def _cache_context(transformer: nn.Module, named: list[str]) -> Any:
-    """The model's own `cache_context`, with its name noted: pipelines say there which branch they call for."""
-    plain: Any = transformer.cache_context
-
-    @contextmanager
-    def cache_context(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        named.append(name)
-        try:
-            with plain(name, *args, **kwargs):
-                yield
-        finally:
-            named.pop()
-
-    return cache_context
-
-
-def _forward(model: HookedTransformer, pipeline: Any, named: list[str]) -> Any:
+def _forward(model: HookedTransformer, pipeline: Any, told: Branches) -> Any:
     forward = model.transformer.forward
     signature = inspect.signature(type(model.transformer).forward)
 
@@ -78,8 +61,7 @@ def _forward(model: HookedTransformer, pipeline: Any, named: list[str]) -> Any:
         inputs |= inputs.pop("kwargs", {})
         wants_tuple = not inputs.get("return_dict", True)
         place = placed(model, getattr(pipeline, "scheduler", None), inputs["timestep"])
-        told = branches(named[-1], pipeline) if named else ()
-        evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, told)
+        evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, told.of_call())
         functions = model.active.at(evaluation)
         if not functions:
             return forward(*args, **kwargs)
@@ -97,16 +79,6 @@ def _seen(module: nn.Module) -> Iterator[None]:
         for name in TORCH_HOOKS:
             stack.enter_context(_replaced(module, name, OrderedDict()))
         yield
-
-
-def branches(context: str, pipeline: Any) -> tuple[str, ...]:
-    """Guidance branches of a pipeline's call, in the order of its batch, by the name that the pipeline gives it."""
-    if context != DOUBLED:
-        return (context,)
-    guided = getattr(pipeline, "do_classifier_free_guidance", None)
-    if guided is None:  # CogVideoX says its guidance only
-        guided = pipeline is not None and pipeline.guidance_scale > 1
-    return HALVES if guided else HALVES[1:]
 
 
 def placed(model: HookedTransformer, scheduler: Any, timestep: Tensor) -> tuple[int | None, float]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from dit_lens.hook_points import NamesFilter
+from dit_lens.hook_points import Hook, NamesFilter
 from dit_lens.tracing import Prefix
 
-Reduce = Callable[[Tensor], Tensor]
+Reduce = Callable[[Tensor], Tensor] | Callable[[Tensor, Hook], Tensor]
 SHARED = ("padding_mask",)  # of batch 1 for any number of clips (Cosmos)
 
 
@@ -44,7 +45,7 @@ class Request:
 
     Attributes:
         names: hook points to keep.
-        reduce: applied to each kept activation where it is made.
+        reduce: (tensor) or (tensor, hook) -> tensor, applied to each kept activation where it is made.
         stop_at: a hook point behind which nothing is run; there is no velocity then.
         prefix: blocks that are skipped, and the stream that leaves them.
     """
@@ -56,6 +57,26 @@ class Request:
 
 
 PLAIN = Request()
+
+
+def reduction(reduce: Reduce | None) -> Callable[[Tensor, Hook], Tensor]:
+    """What keeps an activation: the reduction, told of the hook where it needs a second argument, or nothing."""
+    if reduce is None:
+        return lambda x, hook: x
+    if _arguments(reduce) > 1:
+        return cast(Callable[[Tensor, Hook], Tensor], reduce)
+    alone = cast(Callable[[Tensor], Tensor], reduce)
+    return lambda x, hook: alone(x)
+
+
+def _arguments(function: Callable[..., Any]) -> int:
+    """How many arguments a function must be given by position; those of a compiled one nobody knows: one."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return 1
+    by_position = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(p.kind in by_position and p.default is p.empty for p in parameters)
 
 
 def repeat(evaluation: Evaluation, copies: int) -> Evaluation:

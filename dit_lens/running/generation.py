@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dit_lens.cache import ActivationCache
 from dit_lens.hook_points import Hook
-from dit_lens.running.evaluation import Reduce
+from dit_lens.running.evaluation import Reduce, reduction
 
 Address = tuple[int | None, float, str | None, str | None]  # step, sigma, branch, expert
 
@@ -66,11 +66,11 @@ class Recorder:
 
     Args:
         blocks: number of blocks of the model.
-        reduce: applied to each activation where it is made.
+        reduce: (tensor) or (tensor, hook) -> tensor, applied to each activation where it is made.
     """
 
     def __init__(self, blocks: int, reduce: Reduce | None = None):
-        self.blocks, self.reduce = blocks, reduce
+        self.blocks, self.whole, self.reduce = blocks, reduce is None, reduction(reduce)
         self._order: list[tuple[Address, ActivationCache]] = []
         self._open: dict[Address, dict[str, Tensor]] = {}
         self._axes: dict[str, str] = {}
@@ -82,10 +82,9 @@ class Recorder:
         if kept is None or hook.name in kept:  # a point that is met again belongs to another evaluation there
             kept = self._open[address] = {}
             self._order.append((address, ActivationCache(kept, hook.grid, self.blocks, axes=self._axes)))
-        if self.reduce is None:
-            kept[hook.name], self._axes[hook.name] = x, hook.axes
-        else:
-            kept[hook.name] = self.reduce(x)
+        kept[hook.name] = self.reduce(x, hook)
+        if self.whole:
+            self._axes[hook.name] = hook.axes
 
     @property
     def kept(self) -> tuple[Kept, ...]:

@@ -16,7 +16,7 @@ from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import Hook, HookFunction, HookPoint, NamesFilter
 from dit_lens.running.active import ActiveHooks, Functions, Where, called
 from dit_lens.running.calls import intercepted
-from dit_lens.running.evaluation import PLAIN, Evaluation, Request
+from dit_lens.running.evaluation import PLAIN, Evaluation, Request, reduction
 from dit_lens.tracing import TracedModel
 
 VELOCITY = "hook_velocity"
@@ -142,6 +142,7 @@ class HookedTransformer:
         keep = {point.name for point in self.table.select(request.names, self.name)}
         points = self._points({*keep, *functions, request.stop_at or VELOCITY}, evaluation, request)
         grid, kept, stop = self.grid(evaluation), {}, request.stop_at is not None
+        reduced = reduction(request.reduce)
         velocity: Tensor | None = None
 
         def visit(point: HookPoint, value: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class HookedTransformer:
             for function in functions.get(point.name, ()):
                 value = called(function, value, hook, point)
             if point.name in keep:
-                kept[point.name] = value if request.reduce is None else request.reduce(value)
+                kept[point.name] = reduced(value, hook)
             if point.name == VELOCITY and not stop:
                 velocity = value  # of the latent that the model was fed, which a hook may have edited
             return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dit_lens.clips import Quadruplet
+from dit_lens.continuation import Context, continue_frames
 from dit_lens.datasets.miniphys import LAWS, SPLICE, MiniPhys
 from dit_lens.models.codec import AutoencoderPatchPCA
 from dit_lens.training.flow_matching import MODES, Config, draw_levels, encode_pairs, flow_loss, velocity
@@ -62,14 +62,13 @@ def continue_from(
     model: Any, latents: Float[Tensor, "b c f h w"], given: int, generator: torch.Generator
 ) -> Float[Tensor, "b c f h w"]:
     """The first `given` latent frames kept at sigma 0, the rest sampled (40 Euler steps); `given` 0 samples all."""
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    x = torch.cat([latents[:, :, :given], noise[:, :, given:]], dim=2)
-    levels = torch.ones(len(x), x.shape[2], device=x.device)
-    levels[:, :given] = 0
-    for sigma, target in pairwise(SAMPLER):
-        step = (target - sigma) * velocity(model, x, sigma * levels)
-        x = torch.cat([x[:, :, :given], (x + step)[:, :, given:]], dim=2)
-    return x
+    context = Context(latents, torch.arange(latents.shape[2]) < given)
+    noise = torch.randn(latents.shape, generator=generator)
+
+    def told(x: Tensor, levels: Tensor) -> Tensor:
+        return velocity(model, x, levels.expand(len(x), -1))
+
+    return continue_frames(told, context, noise, SAMPLER)
 
 
 def draw_pictures(model: Any, codec: AutoencoderPatchPCA, config: Config, folder: Path) -> None:
