@@ -21,7 +21,7 @@ def draw(result: xr.Dataset) -> Path:
     plots.use_style()
     steps = result.checkpoint.values
     places = np.log2(np.maximum(steps, steps[steps > 0].min() / 2))
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(7.2, 2.0))
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(7.2, 2.3))
     for axes, (name, title) in zip(panels, MEASURES.items(), strict=True):
         value, low, high = result.value.sel(measure=name).transpose("bound", "checkpoint").values
         if name in CHANCE:
