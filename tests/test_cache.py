@@ -167,3 +167,17 @@ def test_a_reduction_of_one_argument_is_given_one(lens: DiTLens, reduce: Any) ->
     asked = {"latent": latent, "timestep": 500.0, "names_filter": "hook_velocity"}
     velocity, kept = lens.run_with_cache(**asked, reduce=reduce)
     assert torch.equal(kept["hook_velocity"], reduce(velocity))
+
+
+def test_tokens_dtype_and_device_are_of_what_is_kept(lens: DiTLens) -> None:
+    latent = torch.randn(2, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = {"latent": latent, "timestep": 500.0, "names_filter": ["blocks.1.attn.hook_z", "blocks.1.mod.hook_gate_mlp"]}
+    _, whole = lens.run_with_cache(**told)
+    part = (slice(1, 3), 0, slice(None))
+    _, some = lens.run_with_cache(**told, tokens=part, dtype=torch.float64, device="cpu")
+    assert torch.equal(some["z", 1], whole.grid("z", 1)[:, 1:3, 0].flatten(1, 2).double())
+    assert torch.equal(some["gate_mlp", 1], whole["gate_mlp", 1].double())
+    _, pooled = lens.run_with_cache(**told, tokens=part, reduce=lambda x: x.mean(1))
+    torch.testing.assert_close(pooled["z", 1], some["z", 1].mean(1).float())
+    with pytest.raises(IndexError):
+        lens.run_with_cache(**told, tokens=(9, 0, 0))

@@ -14,7 +14,7 @@ from dit_lens.cache import ActivationCache, Anatomy
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import HookFunction, NamesFilter, Table
 from dit_lens.inversion import Inversion
-from dit_lens.running import Evaluation, Generation, Recorder, Reduce, Request, Where
+from dit_lens.running import Evaluation, Generation, Recorder, Reduce, Request, Tokens, Where, keeping
 from dit_lens.tracing import Prefix
 from dit_lens.trajectory import Trajectory
 
@@ -42,6 +42,9 @@ class Running(Inversion):
         steps: Iterable[int] | None = None,
         names_filter: NamesFilter = "*",
         reduce: Reduce | None = None,
+        tokens: Tokens | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         stop_at: str | None = None,
         **inputs: Any,
     ) -> tuple[Tensor | None, ActivationCache]:
@@ -52,18 +55,20 @@ class Running(Inversion):
             names_filter: a name, glob, list of these, or predicate.
             reduce: (tensor) or (tensor, hook) -> tensor, applied to each activation where it is made, such as
                 `lambda x: x.mean(1)`, or `lambda x, hook: hook.grid.unflatten(x).mean((2, 3))`.
+            tokens: (frame, row, column), integers or slices; of video tokens only these are kept, before `reduce`.
+            device, dtype: of what is kept; as it is made unless given.
             stop_at: a hook point behind which nothing is run; the velocity is then None.
             **inputs: instead of a trajectory: `latent`, `timestep` and optionally `encoder_hidden_states`.
 
         Raises:
             KeyError: unknown hook point. IndexError: unknown step. TypeError: neither trajectory nor latent.
         """
-        request = Request(names_filter, reduce, stop_at)
+        request = Request(names_filter, keeping(reduce, tokens, device, dtype), stop_at)
         several = None if steps is None else tuple(steps)
         evaluations = self._evaluations(trajectory, step, sigma, several, inputs)
         velocities, caches = zip(*(self.model.run(evaluation, request) for evaluation in evaluations), strict=True)
         grid, anatomy = self.model.grid(evaluations[0]), self._anatomy(*(e.expert for e in evaluations))
-        axes = {} if reduce else {name: self.table.points[name].axes for name in caches[0]}
+        axes = {} if reduce or tokens else {name: self.table.points[name].axes for name in caches[0]}
         if several is None:
             return velocities[0], ActivationCache(caches[0], grid, self.blocks, None, axes, anatomy)
         tensors = {name: torch.stack([cache[name] for cache in caches]) for name in caches[0]}

@@ -10,7 +10,7 @@
 """
 
 from dit_lens.running.active import Where
-from dit_lens.running.evaluation import Evaluation, Reduce, Request, reduction, repeat
+from dit_lens.running.evaluation import Evaluation, Reduce, Request, Tokens, keeping, reduction, repeat
 from dit_lens.running.experts import Experts, of_pipeline
 from dit_lens.running.generation import Generation, Recorder
 from dit_lens.running.hooked import HookedTransformer
@@ -23,7 +23,9 @@ __all__ = [
     "Recorder",
     "Reduce",
     "Request",
+    "Tokens",
     "Where",
+    "keeping",
     "of_pipeline",
     "reduction",
     "repeat",

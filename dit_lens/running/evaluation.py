@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
+from dit_lens.axes import Part
 from dit_lens.hook_points import Hook, NamesFilter
 from dit_lens.tracing import Prefix
 
 Reduce = Callable[[Tensor], Tensor] | Callable[[Tensor, Hook], Tensor]
+Tokens = tuple[Part, Part, Part]
 SHARED = ("padding_mask",)  # of batch 1 for any number of clips (Cosmos)
 
 
@@ -67,6 +70,28 @@ def reduction(reduce: Reduce | None) -> Callable[[Tensor, Hook], Tensor]:
         return cast(Callable[[Tensor, Hook], Tensor], reduce)
     alone = cast(Callable[[Tensor], Tensor], reduce)
     return lambda x, hook: alone(x)
+
+
+def keeping(
+    reduce: Reduce | None, tokens: Tokens | None, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Reduce | None:
+    """One reduction of what is asked of kept activations; None where nothing is.
+
+    Args:
+        tokens: (frame, row, column), integers or slices; only these video tokens are kept, and reduced.
+        device, dtype: of what is kept.
+    """
+    if (reduce, tokens, device, dtype) == (None,) * 4:
+        return None
+    inner = reduction(reduce)
+
+    def keep(x: Tensor, hook: Hook) -> Tensor:
+        axes = hook.axes.split()
+        if tokens is not None and "n" in axes:
+            x = x.index_select(axes.index("n"), hook.grid.mask(*tokens).nonzero().flatten().to(x.device))
+        return inner(x, hook).to(device=device, dtype=dtype)
+
+    return keep
 
 
 def _arguments(function: Callable[..., Any]) -> int:
