@@ -15,6 +15,7 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from small_models import SMALL, build
 from torch import Tensor, nn
 
@@ -139,7 +140,9 @@ def test_the_laws_hold_over_weights_that_are_stored_in_float8(name: str) -> None
 
 @pytest.mark.parametrize("backend", ["native", "_native_math"])
 @pytest.mark.parametrize("name", SMALL)
-def test_the_laws_hold_under_attention_backends(name: str, backend: str) -> None:
+def test_the_laws_hold_under_attention_backends(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A model's backend becomes that of all models: put back what was there.
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
     plain, _ = velocity_and_mixes(build(name))
     transformer = build(name)
     transformer.set_attention_backend(backend)

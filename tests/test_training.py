@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import load_file
 
 from dit_lens.lens import DiTLens
@@ -102,6 +103,12 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pyt
     parts = run(Config(out=tmp_path / "parts", steps=4, save_every=2, **TINY))
     one, other = (load_file(folder / STATE) for folder in (whole, parts))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_leaves_the_attention_of_other_models_alone(tmp_path: Path) -> None:
+    before = _AttentionBackendRegistry.get_active_backend()
+    run(Config(out=tmp_path, steps=1, **TINY))
+    assert _AttentionBackendRegistry.get_active_backend() == before
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -93,8 +94,6 @@ class State:
         for module in (self.model, self.average):
             nn.Module.to(module, config.device)
         self.model.train()
-        # Plain products and a softmax: the fused kernel's gradient is five times slower in bfloat16 on a CPU.
-        self.model.set_attention_backend("_native_math")
         named = dict(self.model.named_parameters())
         matrices = {name for name, p in named.items() if p.ndim == 2 and name.startswith("blocks.")}
         muon = torch.optim.Muon([named[n] for n in matrices], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
@@ -243,8 +242,12 @@ def train(state: State, latents: Float[Tensor, "p c f h w"], config: Config, fol
 
 @contextmanager
 def _matrix_products(config: Config) -> Iterator[None]:
-    """Matrix products in the precision that was asked for."""
-    with warnings.catch_warnings():
+    """Matrix products in the precision that was asked for; attention as plain products and a softmax.
+
+    The fused kernel's gradient is five times slower in bfloat16 on a CPU. A model's own `set_attention_backend` would
+    set that of every other model too.
+    """
+    with warnings.catch_warnings(), attention_backend("_native_math"):
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # of the RMS norms
         with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             yield
