@@ -12,8 +12,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+import dit_lens.cache.files as files
 from dit_lens.axes import TokenGrid
-from dit_lens.cache import files
 from dit_lens.cache.anatomy import STREAM, Anatomy, block_of, is_stream, layer_of, stream_of
 from dit_lens.cache.decomposition import Frozen, components, head_readouts, head_writes, precise, velocity_readout
 from dit_lens.cache.names import Key, full_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -44,9 +45,9 @@ class Lazily(Sequence[Item], Generic[Listed, Item]):
     def __iter__(self) -> Iterator[Item]:
         return (self.read(listed) for listed in self.listed)
 
+    @abstractmethod
     def read(self, listed: Listed) -> Item:
         """The item itself, its frames read."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,14 +44,14 @@ def decide(fitted: Any, features: np.ndarray) -> Float[np.ndarray, " i"]:
     return logged[:, 1] - logged[:, 0]
 
 
-class TwoClasses(ClassifierMixin, BaseEstimator):
+class TwoClasses(ClassifierMixin, BaseEstimator, ABC):
     """Two classes told apart by the sign of `decision_function`."""
 
     classes_: np.ndarray
 
+    @abstractmethod
     def decision_function(self, features: np.ndarray) -> np.ndarray:
         """Log odds of the second class, (i,)."""
-        raise NotImplementedError
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """The class of each clip, (i,)."""
@@ -131,9 +132,9 @@ class TorchClassifier(TwoClasses):
     descent: Descent
     seed: int
 
+    @abstractmethod
     def build(self, features: Tensor) -> nn.Module:
         """The module to train on these clips."""
-        raise NotImplementedError
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> Any:
         """Trains a new module; the same seed gives the same one."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+import dit_lens.store.index as index
 from dit_lens.choices import check_choice
-from dit_lens.store import index
 from dit_lens.store.index import Entry
 from dit_lens.store.plan import STORED, Plan, Variable, check_version, open_plan, to_floats, to_tensor
 

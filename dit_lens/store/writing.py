@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dit_lens.store import index
+import dit_lens.store.index as index
 from dit_lens.store.index import Entry, Failure
 from dit_lens.store.plan import PLAN, Plan, canonical, open_plan, save_plan
 from dit_lens.store.shards import Columns, ShardWriter, sync_folder
