@@ -1,10 +1,11 @@
 """Which attention heads carry plausibility from one clip to another?
 
-Method: clips are inverted through the sampler. At each step, every head's z of one clip of a quadruplet is put into the
-forward of another (possible into impossible, and back), one head at a time. Measured on the logit of a linear probe for
-"possible" (fitted on training scenes, at the block those scenes choose, then frozen), and on the velocity's projection
-on v_clean - v_corrupted. Over the eight pairs of a quadruplet, what follows the label (odd) is told from what follows
-the content of either half.
+Method: the first half of each clip is given clean, the second noised (noise spliced by half; `--path` takes the paper's
+inversion instead). Every head's z of one clip of a quadruplet is put into the forward of another (possible into
+impossible, and back), one head at a time. Measured on the logit of a linear probe for "possible" (on means by latent
+frame, fitted on training scenes, at the block those scenes choose, then frozen), and on the velocity's projection on
+v_clean - v_corrupted. Over the eight pairs of a quadruplet, what follows the label (odd) is told from what follows the
+content of either half.
 
 Controls: a clip patched with itself; A with B, where all changes but the label; the same map on a twin that never saw
 lawful clips and on a random initialisation. Heads are ranked on half the test scenes and reported on the other.
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
 from analyses.command import main
 from dit_lens import datasets, stats
-from dit_lens.capture import Route, batches, capture_pooled, travel
+from dit_lens.capture import Route, batches, capture_pooled, evaluations, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import VelocityProjection
@@ -50,7 +52,9 @@ class Config:
     """Models whose maps must be flat; none with an empty list."""
     dataset: str = "miniphys"
     """Data set of crossed quadruplets."""
-    properties: tuple[str, ...] = ("continuity", "inertia", "gravity")
+    path: Literal["continuation", "inversion", "noising"] = "continuation"
+    """How clips get to a noise level: first half given clean, the sampler inverted, or straight to random noise."""
+    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
     """Which of its laws: by default those that mini-wan's states tell best."""
     steps: tuple[int, ...] = (14,)
     """Steps to patch at, counted from data (0) to noise."""
@@ -94,20 +98,27 @@ def run(config: Config) -> xr.Dataset:
         parts.append(effects.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
     result = result.assign(readout=("step", list(readouts.values()))).assign_coords(sign=("pair", list(PAIRS.values())))
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
+    result.attrs = {
+        "dataset": config.dataset,
+        "split": "test",
+        "path": config.path,
+        "seed": config.seed,
+        "lens": lens.facts(),
+    }
     return result
 
 
 def route(config: Config) -> Route:
-    """By inversion, as the paper does."""
-    return Route("inversion", config.levels, "euler", config.seed)
+    """The way to noise that was asked for."""
+    return Route(config.path, config.levels, "euler", config.seed)
 
 
 def cross_validate(lens: DiTLens, config: Config, train: Sequence[Quadruplet]) -> tuple[xr.DataArray, xr.DataArray]:
     """Out-of-fold accuracy (step, block) on training scenes, and the pooled activations it was fitted on."""
     seen = capture_pooled(
-        lens, train, config.steps, route(config), batch_size=config.batch_size, progress=f"{lens.name}, probe"
-    )
+        lens, train, config.steps, route(config), pooling="frames", batch_size=config.batch_size,
+        progress=f"{lens.name}, probe",
+    )  # fmt: skip
     possible, groups = seen.possible.values.ravel(), np.repeat(seen.quadruplet.values, len(ROLES))
     accuracy = xr.zeros_like(seen.activation[0, 0, :, :, 0], dtype=float).drop_vars(["quadruplet", "role", "property"])
     for cell in np.ndindex(accuracy.shape):
@@ -121,7 +132,7 @@ def fit_probe(cells: xr.DataArray, step: int, block: int, model: str) -> Probe:
     cell = cells.sel(step=step, block=block)
     groups = np.repeat(cells.quadruplet.values, len(ROLES))
     reads = Reads(f"blocks.{block}.hook_resid_post", step, float(cell.sigma), model)
-    return Probe.fit(_rows(cell), cells.possible.values.ravel(), groups, reads)
+    return Probe.fit(_rows(cell), cells.possible.values.ravel(), groups, reads, cells.attrs["parts"])
 
 
 def _rows(cell: xr.DataArray) -> np.ndarray:
@@ -134,11 +145,10 @@ def patch_quadruplets(
     """Effects (quadruplet, pair, step, block, head) of all pairs of the test quadruplets."""
     parts: list[xr.Dataset] = []
     for batch in batches(test, config.batch_size, f"{lens.name}, patching"):
-        path = travel(lens, batch, route(config), until=max(config.steps))
-        roles = {role: path[i * len(batch) : (i + 1) * len(batch)] for i, role in enumerate(ROLES)}
+        fed = evaluations(lens, batch, config.steps, route(config))
         pairs: list[xr.Dataset] = []
         for pair in PAIRS:
-            clean, corrupted = (roles[role] for role in pair.split("→"))
+            clean, corrupted = ({s: of_role(one, role) for s, one in fed.items()} for role in pair.split("→"))
             steps = [
                 patch_heads(
                     lens, clean, corrupted, [step], {"logit": probe.logit, "velocity": VelocityProjection()}
@@ -218,7 +228,7 @@ def table(result: xr.Dataset) -> str:
 def _lines(result: xr.Dataset, report: xr.Dataset, model: str, step: int) -> list[str]:
     block = int(report.readout)
     whole = result.sel(model=model, step=step)
-    logit = np.stack([whole.corrupted_logit.sel(pair=p).values for p in ("A→B", "B→A", "A→C", "A→D")], axis=1)
+    logit = np.stack([whole.before_logit.sel(pair=p).values for p in ("A→B", "B→A", "A→C", "A→D")], axis=1)
     right = ((logit > 0) == np.array([True, True, False, False])).mean(1)
     accuracy, low, high = (float(x) for x in stats.bootstrap_ratio(right, np.ones_like(right)))
     lines = [

@@ -6,9 +6,9 @@ module imports only from floors below its own (tests/test_layout.py holds it).
 ====== ===================================================================================================
 floor  what is there
 ====== ===================================================================================================
-9      patching: named questions over sweeps; filling: many clips into a store
-8      sweeps: (address, edit) -> effect, exact and without running anything twice; capture: pooled activations
-       of many clips
+9      patching, ablation: named questions over sweeps; filling: many clips into a store
+8      sweeps: (address, edit) -> effect, exact and without running anything twice; screening by gradients;
+       capture: pooled activations of many clips
 7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
        training: the recipes of mini-wan and its kin
 6      fidelity: is the inverted path the sampler's own? continuation: given frames, sampled frames, rollouts
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dit_lens import (
+        ablation,
         datasets,
         edits,
         fidelity,
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Conditioning",
     "DiTLens",
+    "ablation",
     "datasets",
     "edits",
     "fidelity",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dit_lens.choices import check_choice
 from dit_lens.clips import ROLES, Clip, Quadruplet, clip_ids
 from dit_lens.lens import DiTLens
+from dit_lens.running import Evaluation, count, some
 from dit_lens.trajectory import Trajectory
 
 PATHS = ("inversion", "noising", "continuation")
@@ -163,21 +164,27 @@ def capture_pooled(
         batch_size: quadruplets to a batch.
 
     Returns:
-        `activation` (quadruplet, role, step, block, feature) and `latent` (quadruplet, role, step, value), with
-        `possible` (quadruplet, role), `property` and group ids as coordinates.
+        `activation` (quadruplet, role, step, block, feature), whose attribute `parts` counts the means side by side,
+        and `latent` (quadruplet, role, step, value), with `possible` (quadruplet, role), `property` and group ids as
+        coordinates.
     """
     check_choice(pooling, POOLINGS, "pooling")
-    pooled, latents = [], []
+    pooled, latents, parts = [], [], 1
     for batch in batches(quadruplets, batch_size, progress):
         fed = _fed(lens, batch, steps, route)
-        seen = torch.stack([_pooled(lens, at, point, pooling) for at in fed])
+        parts = _frames(lens, fed[0]) if pooling == "frames" else 1
+        seen = torch.stack([_pooled(lens, at, point, parts) for at in fed])
         pooled.append(seen.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3, 4))
         values = torch.stack([at["latent"] for at in fed]).flatten(2)
         latents.append(values.unflatten(1, (len(ROLES), len(batch))).permute(2, 1, 0, 3))
     schedule = lens.schedule(route.levels)
     return xr.Dataset(
         {
-            "activation": (("quadruplet", "role", "step", "block", "feature"), torch.cat(pooled).float().cpu().numpy()),
+            "activation": (
+                ("quadruplet", "role", "step", "block", "feature"),
+                torch.cat(pooled).float().cpu().numpy(),
+                {"parts": parts},
+            ),
             "latent": (("quadruplet", "role", "step", "value"), torch.cat(latents).float().cpu().numpy()),
         },
         coords={
@@ -193,6 +200,23 @@ def capture_pooled(
     )
 
 
+@torch.no_grad()
+def evaluations(
+    lens: DiTLens, quadruplets: Sequence[Quadruplet], steps: Sequence[int], route: Route
+) -> dict[int, Evaluation]:
+    """The evaluation of all clips of the quadruplets, role by role (see `role_major`), at each step of a route."""
+    sigmas, told = lens.schedule(route.levels).sigmas, lens.conditioning
+    fed = zip(steps, _fed(lens, quadruplets, steps, route), strict=True)
+    return {step: lens.model.evaluation(**at, conditioning=told, step=step, sigma=sigmas[step]) for step, at in fed}
+
+
+def of_role(evaluation: Evaluation, role: str) -> Evaluation:
+    """The clips of one role, "A" to "D", of an evaluation that was made role by role."""
+    size = count(evaluation) // len(ROLES)
+    start = ROLES.index(check_choice(role, ROLES, "role")) * size
+    return some(evaluation, slice(start, start + size))
+
+
 def _fed(lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route: Route) -> list[dict[str, Any]]:
     """What the transformer is fed at each step of the route, role by role: `latent` and `timestep`."""
     schedule = lens.schedule(route.levels)
@@ -205,10 +229,13 @@ def _fed(lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route
     return [{"latent": lens.as_fed(x, time), "timestep": torch.tensor(time)} for x, time in told]
 
 
-def _pooled(lens: DiTLens, fed: dict[str, Any], point: str, pooling: str) -> Float[torch.Tensor, "b l feature"]:
-    """A point of every block in one evaluation, its tokens averaged where it is made."""
-    grid = lens.model.grid(lens.model.evaluation(**fed, conditioning=lens.conditioning))
-    parts = grid.frames if pooling == "frames" else 1
+def _frames(lens: DiTLens, fed: dict[str, Any]) -> int:
+    """The number of latent frames as the transformer has them."""
+    return lens.model.grid(lens.model.evaluation(**fed, conditioning=lens.conditioning)).frames
+
+
+def _pooled(lens: DiTLens, fed: dict[str, Any], point: str, parts: int) -> Float[torch.Tensor, "b l feature"]:
+    """A point of every block in one evaluation, its tokens averaged where it is made, all or in so many parts."""
 
     def mean(x: torch.Tensor) -> torch.Tensor:
         return reduce(x, "b (f n) d -> b (f d)", "mean", f=parts)

@@ -1,23 +1,29 @@
-"""Activation patching: named questions over sweeps."""
+"""Activation patching: what an activation of one run brings into another; named questions over sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import xarray as xr
 from tqdm import tqdm
 
+from dit_lens import edits
+from dit_lens.edits import Tokens
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
-from dit_lens.sweeps import patch_each_head
-from dit_lens.trajectory import Trajectory
+from dit_lens.running import count
+from dit_lens.sweeps import Change, Path, change_each, clip_ids_of, evaluations, named, sweep, tabulate
+from dit_lens.sweeps.changes import refuse_hooks, run
+
+EVERYWHERE: Mapping[str, Tokens] = {"all": (slice(None), slice(None), slice(None))}
+Address = tuple[str, Sequence[int] | None, Tokens | None]
 
 
 def patch_heads(
     lens: DiTLens,
-    clean: Trajectory,
-    corrupted: Trajectory,
+    clean: Path,
+    corrupted: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
     progress: bool = False,
@@ -27,49 +33,136 @@ def patch_heads(
     Clip i of `clean` is patched into clip i of `corrupted`.
 
     Args:
-        steps: at which steps of the trajectories.
+        clean, corrupted: trajectories, or evaluations by step.
+        steps: at which steps.
         metric: `probe.logit`, `VelocityProjection()`, or any function as `Readout(function, points)`; or several by
             name, whose variables are then `effect_NAME` and so on.
 
     Returns:
         `effect` (clip, step, block, head) = patched - corrupted, `total` (clip, step) = clean - corrupted, and
-        `corrupted` (clip, step). Recovery is the ratio of their means. Blocks behind a metric's readout are NaN.
+        `before` (clip, step), the corrupted run. Recovery is the ratio of the means of effect and total. Blocks behind
+        a metric's readout are NaN.
 
     Raises:
-        ValueError: trajectories that do not pair up, or no steps. IndexError: a step they do not have.
+        ValueError: runs that do not pair up, or no steps. IndexError: a step they do not have.
         TypeError: something that is no metric. RuntimeError: hooks are active.
     """
-    if not len(steps):
-        raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
-    metrics = metric if isinstance(metric, Mapping) else {"": metric}
-    for given in metrics.values():
-        if not isinstance(given, Metric):
-            raise TypeError(
-                f"got a {type(given).__name__} as metric · expected probe.logit, VelocityProjection(), or"
-                " Readout(function, points) with function (velocity, cache) -> (b,)"
+    dims = {"block": range(lens.blocks), "head": range(lens.heads)}
+    return _patch(lens, clean, corrupted, steps, metric, dims, _head, progress)
+
+
+def patch_attention(
+    lens: DiTLens,
+    clean: Path,
+    corrupted: Path,
+    steps: Sequence[int],
+    metric: Metric | Mapping[str, Metric],
+    parts: Sequence[str] = ("q", "k", "v", "pattern", "z"),
+    progress: bool = False,
+) -> xr.Dataset:
+    """By which part a head carries it: its queries, keys, values, pattern or z from the clean run, one at a time.
+
+    Args:
+        parts: short names of attention hook points.
+
+    Returns:
+        As `patch_heads`, with `effect` (clip, step, part, block, head).
+    """
+    dims = {"part": list(parts), "block": range(lens.blocks), "head": range(lens.heads)}
+    return _patch(lens, clean, corrupted, steps, metric, dims, _head, progress)
+
+
+def patch_residual(
+    lens: DiTLens,
+    clean: Path,
+    corrupted: Path,
+    steps: Sequence[int],
+    metric: Metric | Mapping[str, Metric],
+    regions: Mapping[str, Tokens] = EVERYWHERE,
+    point: str = "resid_pre",
+    progress: bool = False,
+) -> xr.Dataset:
+    """Where in the stream it lies: the tokens of a region that enter a block, from the clean run.
+
+    Args:
+        regions: (frame, row, column) of video tokens by name, integers or slices (see `frames_of`).
+        point: which stream of a block: "resid_pre", "resid_mid_attn" or the like, or "resid_post".
+
+    Returns:
+        As `patch_heads`, with `effect` (clip, step, block, region).
+    """
+    dims = {"block": range(lens.blocks), "region": list(regions)}
+
+    def place(block: int, region: str) -> Address:
+        return f"blocks.{block}.hook_{point}", None, regions[region]
+
+    return _patch(lens, clean, corrupted, steps, metric, dims, place, progress)
+
+
+def patch_writes(
+    lens: DiTLens,
+    clean: Path,
+    corrupted: Path,
+    steps: Sequence[int],
+    metric: Metric | Mapping[str, Metric],
+    writes: Sequence[str] = ("attn_out", "mlp_out"),
+    regions: Mapping[str, Tokens] = EVERYWHERE,
+    progress: bool = False,
+) -> xr.Dataset:
+    """What a layer adds: its gated write to the stream from the clean run.
+
+    Args:
+        writes: short names of what a block adds to the stream.
+        regions: as in `patch_residual`.
+
+    Returns:
+        As `patch_heads`, with `effect` (clip, step, write, block, region).
+    """
+    dims = {"write": list(writes), "block": range(lens.blocks), "region": list(regions)}
+
+    def place(write: str, block: int, region: str) -> Address:
+        return f"blocks.{block}.hook_{write}", None, regions[region]
+
+    return _patch(lens, clean, corrupted, steps, metric, dims, place, progress)
+
+
+def frames_of(count: int) -> dict[str, Tokens]:
+    """Each latent frame as a region."""
+    return {str(frame): (frame, slice(None), slice(None)) for frame in range(count)}
+
+
+def _head(block: int, head: int, part: str = "z") -> Address:
+    return f"blocks.{block}.attn.hook_{part}", [head], None
+
+
+def _patch(
+    lens: DiTLens,
+    clean: Path,
+    corrupted: Path,
+    steps: Sequence[int],
+    metric: Metric | Mapping[str, Metric],
+    dims: Mapping[str, Sequence[object]],
+    place: Callable[..., Address],
+    progress: bool,
+) -> xr.Dataset:
+    """Effects of each address's activation from the clean run."""
+    refuse_hooks(lens)
+    metrics, given, found = named(metric), evaluations(lens, clean, steps), {}
+    own = evaluations(lens, corrupted, steps)
+    points = {change.point for change in change_each(dims, lambda **at: Change(place(**at)[0], edits.zero()))}
+    for step in tqdm(steps, desc="patching", unit="step", disable=not progress):
+        if count(given[step]) != count(own[step]) or abs(given[step].sigma - own[step].sigma) > 1e-6:
+            raise ValueError(
+                f"got {count(given[step])} clean and {count(own[step])} corrupted clips at noise levels"
+                f" {given[step].sigma:g} and {own[step].sigma:g} · expected pairs on the same noise levels"
             )
-    effects = [
-        patch_each_head(lens, clean, corrupted, step, metrics)
-        for step in tqdm(steps, desc="patching", unit="step", disable=not progress)
-    ]
-    data: dict[str, tuple[tuple[str, ...], object]] = {}
-    for name in metrics:
-        suffix = f"_{name}" if name else ""
-        stacked = torch.stack([effect.effect[name] for effect in effects], dim=1)
-        data[f"effect{suffix}"] = (("clip", "step", "block", "head"), stacked.numpy())
-        for part in ("total", "corrupted"):
-            values = torch.stack([getattr(effect, part)[name] for effect in effects], dim=1)
-            data[f"{part}{suffix}"] = (("clip", "step"), values.numpy())
-    schedule = clean.schedule
-    return xr.Dataset(
-        data,
-        coords={
-            "clip": list(corrupted.clip_ids),
-            "donor": ("clip", list(clean.clip_ids)),
-            "step": list(steps),
-            "sigma": ("step", [schedule.sigmas[step] for step in steps]),
-            "timestep": ("step", [schedule.timesteps[step] for step in steps]),
-            "block": range(lens.blocks),
-            "head": range(lens.heads),
-        },
-    )
+        with torch.no_grad():
+            source = run(lens, given[step], metrics.values(), points)
+
+        def change(source: Mapping[str, torch.Tensor] = source.cache, **at: object) -> Change:
+            point, heads, tokens = place(**at)
+            return Change(point, edits.patch(source[point], heads, tokens))
+
+        found[step] = sweep(lens, own[step], change_each(dims, change), metrics, source)
+    table = tabulate(found, dims, own).assign_coords(clip=clip_ids_of(corrupted))
+    return table.assign_coords(donor=("clip", clip_ids_of(clean)))

@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from dit_lens import probing
+from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe, Reads, check_labels, estimator, out_of_fold_logits
 
 GROUPS, WIDTH = 60, 12
@@ -164,3 +165,30 @@ def test_fitting_refuses_unknown_labels(rng: np.random.Generator) -> None:
     labels[3] = None
     with pytest.raises(ValueError, match="drop clips whose label is unknown"):
         Probe.fit(features(rng), labels, QUADRUPLET, READS)
+
+
+def test_a_probe_of_frame_means_says_what_the_estimator_says_and_splits_exactly(
+    rng: np.random.Generator, lens: DiTLens
+) -> None:
+    """Fitted on means of five frames side by side; its torch map on the tokens is scikit-learn's on the means."""
+    tokens = torch.from_numpy(rng.normal(size=(40, 5 * 16, 128))).float()
+    possible, groups = np.tile([True, True, False, False], 10), np.repeat(np.arange(10), 4)
+    tokens[:, 16:32] += 0.2 * torch.from_numpy(np.where(possible, 1.0, -1.0)).float()[:, None, None]
+    means = tokens.unflatten(1, (5, 16)).mean(2).flatten(1).double().numpy()
+    probe = Probe.fit(means, possible, groups, READS, frames=5)
+    expected = estimator().fit(means, possible).decision_function(means)
+    np.testing.assert_allclose(probe.of_activation(tokens), expected, rtol=1e-3, atol=1e-3)
+    assert probe.weight.shape == (5, 128) and probe.weight[1].norm() > 2 * probe.weight[4].norm()
+    latent = torch.randn(2, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    _, cache = lens.run_with_cache(latent=latent, timestep=torch.tensor(400.0))
+    split = cache.attribute_to(probe)
+    logit = probe.logit(None, cache)
+    np.testing.assert_allclose(split.readout, logit, rtol=1e-5, atol=1e-5)
+    parts = split.constant + split.embedding + split.attribution.sum(["block", "component"])
+    np.testing.assert_allclose(parts, logit, rtol=1e-4, atol=1e-5)
+
+
+def test_a_probe_of_other_frames_than_the_stream_has_is_refused(rng: np.random.Generator) -> None:
+    probe = Probe(torch.ones(3, WIDTH), 0.0, 1.0, READS)
+    with pytest.raises(ValueError, match="frames"):
+        probe.of_activation(torch.ones(2, 80, WIDTH))

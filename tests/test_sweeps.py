@@ -1,18 +1,23 @@
-"""The fast sweep equals one full forward per head, its nulls are exactly zero, and a planted head is found."""
+"""The engine equals one full forward per change, its nulls are exactly zero, and a planted head is found."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from small_models import build
+from torch import Tensor
 
-from dit_lens import datasets
+from dit_lens import datasets, edits, laws
+from dit_lens.capture import encode, latent_splice, spliced_noise
 from dit_lens.conditioning import Conditioning
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import Readout, VelocityProjection
+from dit_lens.metrics import CleanDistance, Readout, VelocityError, VelocityProjection, VelocityRemainder
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
-from dit_lens.patching import patch_heads
+from dit_lens.patching import patch_attention, patch_heads, patch_residual, patch_writes
 from dit_lens.probing import Probe, Reads
-from dit_lens.sweeps import patch_each_head, patch_each_head_literally
+from dit_lens.sweeps import Change, Effects, change_each, screen, screened_sweep, sweep, sweep_literally
+from dit_lens.sweeps.changes import run
 from dit_lens.trajectory import Trajectory
 
 STEP = 3
@@ -31,60 +36,230 @@ def probe() -> Probe:
     return Probe(weight, 0.3, 1.0, Reads(f"blocks.{READOUT}.hook_resid_post", STEP, 0.8, "random"))
 
 
+def head_patches(lens: DiTLens, clean: Trajectory) -> list[Change]:
+    with torch.no_grad():
+        _, cache = lens.run_with_cache(clean, step=STEP, names_filter="blocks.*.attn.hook_z")
+
+    def change(block: int, head: int) -> Change:
+        point = f"blocks.{block}.attn.hook_z"
+        return Change(point, edits.patch(cache[point], [head]))
+
+    return change_each({"block": range(lens.blocks), "head": range(lens.heads)}, change)
+
+
+def both(lens: DiTLens, clean: Trajectory, corrupted: Trajectory, metrics: dict) -> tuple[Effects, Effects]:
+    """All heads' patches by the engine and literally."""
+    at, source = lens.evaluation(corrupted, STEP), lens.evaluation(clean, STEP)
+    with torch.no_grad():
+        other = run(lens, source, metrics.values())
+    changes = head_patches(lens, clean)
+    return sweep(lens, at, changes, metrics, other), sweep_literally(lens, at, changes, metrics, other)
+
+
 def test_fast_equals_literal(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
-    metrics = {"logit": probe.logit, "velocity": VelocityProjection()}
-    fast = patch_each_head(lens, paths["a"], paths["c"], STEP, metrics)
-    slow = patch_each_head_literally(lens, paths["a"], paths["c"], STEP, metrics)
+    truth = torch.randn(paths["a"].latent(0).shape, generator=torch.Generator().manual_seed(1))
+    half = (slice(3, None), slice(None), slice(None))
+    metrics = {
+        "logit": probe.logit,
+        "velocity": VelocityProjection(),
+        "half": VelocityProjection(half),
+        "remainder": VelocityRemainder(),
+        "error": VelocityError(truth),
+        "x0": CleanDistance(),
+    }
+    fast, slow = both(lens, paths["a"], paths["c"], metrics)
     for name in metrics:
-        torch.testing.assert_close(fast.effect[name], slow.effect[name], rtol=0, atol=1e-5, equal_nan=True)
-        assert slow.effect[name].nan_to_num().abs().max() > 1e-3
+        torch.testing.assert_close(fast.effect[name], slow.effect[name], rtol=0, atol=2e-5, equal_nan=True)
+        assert slow.effect[name].nan_to_num().abs().max() > 1e-4
 
 
 def test_blocks_behind_the_readout_are_nan_and_no_others(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
-    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe.logit}).effect["logit"]
-    assert effect[:, READOUT + 1 :].isnan().all() and not effect[:, : READOUT + 1].isnan().any()
+    effect = patch_heads(lens, paths["a"], paths["c"], [STEP], probe.logit).effect
+    assert effect[:, :, READOUT + 1 :].isnull().all() and not effect[:, :, : READOUT + 1].isnull().any()
 
 
 def test_a_clip_patched_with_itself_gives_exactly_zero(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
     metrics = {"logit": probe.logit, "velocity": Readout(lambda velocity, cache: velocity.flatten(1).sum(1), ())}
-    null = patch_each_head(lens, paths["b"], paths["b"], STEP, metrics)
+    itself = paths["b"], paths["b"], [STEP], metrics
+    found = [patch_heads(lens, *itself), patch_attention(lens, *itself), patch_writes(lens, *itself)]
+    for null in [*found, patch_residual(lens, *itself)]:
+        assert not null.to_array().sel(variable=["effect_logit", "effect_velocity", "total_logit"]).fillna(0).any()
+
+
+def test_every_kind_of_place_is_swept_as_by_full_forwards(
+    lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
+) -> None:
+    """One batch holds changes at points of all sorts, in blocks and outside, before, at and behind the readout."""
+    metrics = {"logit": probe.logit, "velocity": Readout(lambda velocity, cache: velocity.flatten(1)[:, ::7].sum(1))}
+    frame = (1, slice(None), slice(None))
+    late = (slice(3, None), slice(None), slice(None))
+    early = lens.model.grid(lens.evaluation(paths["a"], STEP)).mask(frame=slice(0, 3))
+    changes = [
+        Change("hook_embed", edits.scale(0.5, tokens=frame)),
+        Change("hook_latent", edits.noise(0.3, 0)),
+        *(Change(f"blocks.{b}.hook_resid_pre", edits.zero(tokens=frame)) for b in (0, 2, 5)),
+        *(Change(f"blocks.{b}.hook_mlp_out", edits.zero()) for b in (1, READOUT, 4)),
+        *(Change(f"blocks.1.attn.hook_{part}", edits.scale(2.0, [1])) for part in ("q", "k", "v", "rot_q")),
+        Change("blocks.2.attn.hook_pattern", edits.cut(early, [0, 2], late)),
+        Change("blocks.2.attn.hook_pattern", edits.evenly([1])),
+        Change(f"blocks.{READOUT}.hook_resid_post", edits.scale(0.9)),
+        Change("blocks.0.cross_attn.hook_z", edits.zero(heads=[3])),
+        Change("blocks.0.attn.hook_z", lambda x, hook: None),
+    ]
+    at = lens.evaluation(paths["d"], STEP)
+    fast, slow = sweep(lens, at, changes, metrics), sweep_literally(lens, at, changes, metrics)
     for name in metrics:
-        assert null.effect[name].nan_to_num().abs().max() == 0 and null.total[name].abs().max() == 0
+        scale = slow.effect[name].nan_to_num().abs().max()
+        torch.testing.assert_close(fast.effect[name], slow.effect[name], rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+        moved = slow.effect[name].nan_to_num().abs().amin(0)
+        assert (moved[:-1] > 0).sum() >= len(changes) - (4 if name == "logit" else 1) and not fast.effect[name][
+            :, -1
+        ].any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 12])
+def test_the_batch_size_changes_nothing(
+    lens: DiTLens, paths: dict[str, Trajectory], probe: Probe, batch_size: int
+) -> None:
+    at, changes = lens.evaluation(paths["c"], STEP), head_patches(lens, paths["a"])[:6]
+    small = sweep(lens, at, changes, {"": probe.logit}, batch_size=batch_size).effect[""]
+    torch.testing.assert_close(small, sweep(lens, at, changes, {"": probe.logit}).effect[""], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "hunyuan"])
+def test_heads_of_other_families_are_swept_as_by_full_forwards(name: str) -> None:
+    lens = DiTLens(transformer=build(name), verify=False)
+    end = f"blocks.{lens.blocks - 1}.hook_resid_post"
+    metric, at = Readout(lambda v, cache: cache[end].flatten(1)[:, ::5].sum(1), (end,)), laws.example(lens.model)
+    dims = {"block": range(lens.blocks), "head": range(lens.heads)}
+    changes = change_each(dims, lambda block, head: Change(f"blocks.{block}.attn.hook_z", edits.zero([head])))
+    fast, slow = (f(lens, at, changes, {"": metric}).effect[""] for f in (sweep, sweep_literally))
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+    assert slow.abs().min() > 0
 
 
 def test_all_velocity_of_the_clean_run_is_the_length_of_the_difference(
     lens: DiTLens, paths: dict[str, Trajectory]
 ) -> None:
-    effects = patch_each_head(lens, paths["a"], paths["d"], STEP, {"velocity": VelocityProjection()})
+    effects = patch_heads(lens, paths["a"], paths["d"], [STEP], {"velocity": VelocityProjection()})
     clean, corrupted = (lens.run_with_cache(paths[r], step=STEP, names_filter="hook_velocity")[0] for r in "ad")
-    torch.testing.assert_close(effects.total["velocity"], (clean - corrupted).flatten(1).norm(dim=1))
-    assert effects.corrupted["velocity"].abs().max() == 0
+    total = torch.from_numpy(effects.total_velocity.values[:, 0])
+    torch.testing.assert_close(total, (clean - corrupted).flatten(1).norm(dim=1))
+    assert not effects.before_velocity.any()
 
 
-def test_a_planted_head_is_found_first(codec, paths: dict[str, Trajectory]) -> None:
+def test_the_whole_stream_brings_back_the_clean_run(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
+    metrics = {"velocity": VelocityProjection(), "rest": VelocityRemainder(), "x0": CleanDistance()}
+    found = patch_residual(lens, paths["a"], paths["c"], [STEP], metrics)
+    for name in ("velocity", "rest"):
+        total = found[f"total_{name}"].broadcast_like(found[f"effect_{name}"])
+        np.testing.assert_allclose(found[f"effect_{name}"], total, rtol=1e-3, atol=1e-3)
+    assert found.total_velocity.min() > 0.01 and abs(found.total_rest).max() < 1e-3
+
+
+def planted(codec) -> DiTLens:
     """Every head's write is cut but one's; only that head can have an effect on the readout of its own block."""
     transformer = new_transformer(1)
     with torch.no_grad():
         for block in transformer.blocks:
             block.attn1.to_out[0].weight.zero_()
         transformer.blocks[2].attn1.to_out[0].weight[:, 32:64] = torch.randn(128, 32)
-    lens = DiTLens(assemble(transformer, codec), "planted", Conditioning({"encoder_hidden_states": empty_prompt()}))
-    weight = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    return DiTLens(assemble(transformer, codec), "planted", Conditioning({"encoder_hidden_states": empty_prompt()}))
+
+
+def test_a_planted_head_is_found_first_by_patching_and_by_screening(codec, paths: dict[str, Trajectory]) -> None:
+    lens, weight = planted(codec), torch.randn(128, generator=torch.Generator().manual_seed(0))
     probe = Probe(weight, 0.0, 1.0, Reads("blocks.4.hook_resid_post", STEP, 0.8, "planted"))
-    effect = patch_each_head(lens, paths["a"], paths["c"], STEP, {"logit": probe.logit}).effect["logit"][:, :5].abs()
-    assert (effect.flatten(1).argmax(1) == 2 * 4 + 1).all()
-    others = effect.flatten(1).clone()
-    others[:, 2 * 4 + 1] = 0
-    assert others.max() == 0
+    changes, at = head_patches(lens, paths["a"])[:20], lens.evaluation(paths["c"], STEP)
+    exact = sweep(lens, at, changes, {"": probe.logit}).effect[""]
+    for effect in (exact.abs(), screen(lens, at, changes, probe.logit).abs()):
+        others = effect.clone()
+        others[:, 2 * 4 + 1] = 0
+        assert (effect.argmax(1) == 2 * 4 + 1).all() and others.max() == 0
+
+
+def test_a_screen_is_exact_for_a_linear_metric_of_the_point_itself(lens: DiTLens, paths: dict[str, Trajectory]) -> None:
+    weight = torch.randn(lens.heads, 1, generator=torch.Generator().manual_seed(0))
+    metric = Readout(
+        lambda v, cache: (cache["blocks.2.attn.hook_z"] * weight).flatten(1).sum(1), ("blocks.2.attn.hook_z",)
+    )
+    changes, at = head_patches(lens, paths["a"])[:12], lens.evaluation(paths["c"], STEP)
+    estimate, exact = screen(lens, at, changes, metric), sweep(lens, at, changes, {"": metric}).effect[""]
+    torch.testing.assert_close(estimate[:, 8:], exact[:, 8:], rtol=1e-4, atol=1e-4)
+    assert exact[:, 8:].abs().min() > 0
+
+
+@pytest.mark.parametrize("part", ["q", "k"])
+def test_the_correction_sees_through_a_saturated_softmax(
+    lens: DiTLens, paths: dict[str, Trajectory], part: str
+) -> None:
+    """Queries or keys a hundred times as long: a gradient through the softmax is blind, the corrected one is not."""
+    home = "blocks.2.attn.hook"
+    metric = Readout(lambda v, cache: cache[f"{home}_z"].flatten(1)[:, ::3].sum(1), (f"{home}_z",))
+    changes = [Change(f"{home}_{part}", edits.scale(-30.0, [head])) for head in range(lens.heads)]
+    at = lens.evaluation(paths["c"], STEP)
+    exact = sweep(lens, at, changes, {"": metric}).effect[""]
+    corrected, plain = (screen(lens, at, changes, metric, corrected=on) for on in (True, False))
+    torch.testing.assert_close(corrected, exact, rtol=1e-3, atol=1e-4)
+    assert (plain - exact).abs().max() > 0.1 * exact.abs().max()
+
+
+def test_a_screened_sweep_verifies_the_top_and_checks_a_sample(
+    lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
+) -> None:
+    changes, at = head_patches(lens, paths["a"]), lens.evaluation(paths["c"], STEP)
+    found = screened_sweep(lens, at, changes, probe.logit, top=3, sample=4)
+    exact = sweep(lens, at, changes, {"": probe.logit}).effect[""]
+    known = [*found.verified, *found.checked]
+    assert len(set(known)) == 7 and len(found.verified) == 3 and max(known) < 4 * (READOUT + 1)
+    torch.testing.assert_close(found.effects.effect[""][:, known], exact[:, known], rtol=0, atol=1e-5)
+    assert found.effects.effect[""].isnan().all(0).sum() == len(changes) - 7 and 0.5 < found.agreement <= 1
+    with pytest.raises(ValueError, match="top=0"):
+        screened_sweep(lens, at, changes, probe.logit, top=0)
+
+
+def test_a_point_that_is_only_read_and_an_empty_sweep_are_refused(
+    lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
+) -> None:
+    at = lens.evaluation(paths["c"], STEP)
+    read_only = next(name for name, point in lens.table.points.items() if point.write is None)
+    with pytest.raises(TypeError, match="can only be read"):
+        sweep(lens, at, [Change(read_only, edits.zero())], {"": probe.logit})
+    with pytest.raises(ValueError, match="no changes"):
+        sweep(lens, at, [], {"": probe.logit})
+
+
+def test_attention_cut_between_halves_leaves_no_interaction(lens: DiTLens, quadruplets: list) -> None:
+    """Noise and latents spliced, no attention across the splice: A + B - C - D = 0 everywhere."""
+    batch = [q for q in quadruplets if q.crossed][:3]
+    clean = encode(lens.encode, batch, "latent")
+    cut, noise = latent_splice(clean, batch[0]), spliced_noise(clean, batch, 0)
+    at = lens.model.evaluation(0.4 * clean + 0.6 * noise, lens.family.to_timestep(0.6), lens.conditioning)
+    grid, whole = lens.model.grid(at), (slice(None), slice(None))
+    halves = slice(0, cut), slice(cut, None)
+    knock = [("blocks.*.attn.hook_pattern", edits.cut(grid.mask(frame=halves[1 - i]), tokens=(halves[i], *whole)))
+             for i in (0, 1)]  # fmt: skip
+    points = ["blocks.5.hook_resid_post", "blocks.2.attn.hook_z", "blocks.4.hook_mlp_out", "hook_velocity"]
+
+    def interaction(hooks: list) -> dict[str, Tensor]:
+        with lens.hooks(hooks), torch.no_grad():
+            cache = run(lens, at, [Readout(lambda v, c: v, tuple(points))]).cache
+        four = {name: cache[name].unflatten(0, (4, len(batch))) for name in points}
+        return {name: (x[0] + x[1] - x[2] - x[3]).abs().max() / x.abs().max() for name, x in four.items()}
+
+    severed, intact = interaction(knock), interaction([])
+    for name in points:
+        assert severed[name] < 2e-6 < 1e-3 < intact[name]
 
 
 def test_the_table_names_its_dimensions(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
     result = patch_heads(lens, paths["a"], paths["c"], [2, STEP], {"logit": probe.logit})
     assert dict(result.effect_logit.sizes) == {"clip": 3, "step": 2, "block": 6, "head": 4}
+    assert {"effect_logit", "total_logit", "before_logit"} == set(result.data_vars)
     assert list(result.donor.values) == list(paths["a"].clip_ids)
     assert result.sigma.values == pytest.approx([paths["a"].schedule.sigmas[s] for s in (2, STEP)])
 
@@ -103,14 +278,14 @@ def test_any_readout_is_swept_as_by_full_forwards(
     lens: DiTLens, paths: dict[str, Trajectory], points: tuple[str, ...]
 ) -> None:
     metrics = {"means": Readout(lambda v, cache: sum(cache[p].flatten(1)[:, ::7].mean(1) for p in points), points)}
-    fast, slow = (f(lens, paths["b"], paths["d"], STEP, metrics) for f in (patch_each_head, patch_each_head_literally))
+    fast, slow = both(lens, paths["b"], paths["d"], metrics)
     torch.testing.assert_close(fast.effect["means"], slow.effect["means"], rtol=0, atol=1e-6, equal_nan=True)
     assert slow.effect["means"].nan_to_num().abs().max() > 1e-5
 
 
 def test_a_single_metric_needs_no_name(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
     result = patch_heads(lens, paths["a"], paths["c"], steps=[STEP], metric=probe.logit)
-    assert set(result.data_vars) == {"effect", "total", "corrupted"}
+    assert set(result.data_vars) == {"effect", "total", "before"}
 
 
 def test_a_sweep_inside_hooks_is_refused(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
@@ -124,4 +299,4 @@ def test_trajectories_that_do_not_pair_up_are_refused(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
     with pytest.raises(ValueError, match="clean"):
-        patch_each_head(lens, paths["a"][:2], paths["c"], STEP, {"logit": probe.logit})
+        patch_heads(lens, paths["a"][:2], paths["c"], [STEP], probe.logit)

@@ -17,7 +17,7 @@ from dit_lens.axes import TokenGrid
 from dit_lens.cache.anatomy import STREAM, Anatomy, block_of, is_stream, layer_of, stream_of
 from dit_lens.cache.decomposition import Frozen, components, head_readouts, head_writes, precise, velocity_readout
 from dit_lens.cache.names import Key, full_name
-from dit_lens.cache.split import LinearProbe, Split
+from dit_lens.cache.split import LinearProbe, Split, per_token
 from dit_lens.choices import nearest
 
 VELOCITY = "hook_velocity"
@@ -193,7 +193,7 @@ class ActivationCache(Mapping[str, Tensor]):
     # Exact attribution.
 
     def attribute_to(
-        self, readout: LinearProbe | Float[Tensor, " d"], point: Key | None = None, pool: bool = True
+        self, readout: LinearProbe | Float[Tensor, "*f d"], point: Key | None = None, pool: bool = True
     ) -> xr.Dataset:
         """The logit of a linear readout of a stream, split exactly into embedding, heads, layers and biases.
 
@@ -201,7 +201,8 @@ class ActivationCache(Mapping[str, Tensor]):
         families that norm a write before its gate (Mochi), what the norm divides by is frozen.
 
         Args:
-            readout: a probe, or a direction (logit = mean over tokens of the stream along it).
+            readout: a probe, or a direction, (d,) or (f, d) (logit = mean over tokens of the stream along it, or sum
+                over latent frames of their means along theirs).
             point: what it reads; where the probe was fitted, or behind the last block, unless given. A write, such as
                 ("attn_out", 3), is split into its heads.
             pool: False tells parts by frame, row and column; they add up over these, too.
@@ -223,14 +224,10 @@ class ActivationCache(Mapping[str, Tensor]):
         anatomy = self._read()
         anatomy.terms(name)
         stream = precise(self[name])
-        if weight.shape != stream.shape[-1:]:
-            raise ValueError(
-                f"got a direction of {tuple(weight.shape)} · expected ({stream.shape[-1]},), as {name} has"
-            )
-        per_token = weight.to(stream) / stream.shape[-2]
+        toward = per_token(weight, stream)
         constant = stream.new_tensor(bias).double()
-        logit = (stream @ per_token).double().sum(-1) + constant
-        split = Split(logit, constant, *components(self, anatomy, name, per_token))
+        logit = torch.linalg.vecdot(stream, toward).double().sum(-1) + constant
+        split = Split(logit, constant, *components(self, anatomy, name, toward))
         return self._table(split, pool, point=name, unit="logit")
 
     def velocity_attrs(self, direction: Float[Tensor, "..."], pool: bool = True) -> xr.Dataset:

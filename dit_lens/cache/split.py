@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 import xarray as xr
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,13 +16,25 @@ from dit_lens.axes import TokenGrid
 from dit_lens.cache.decomposition import Components
 
 
+def per_token(weight: Float[Tensor, "*f d"], stream: Float[Tensor, "... n d"]) -> Float[Tensor, "n d"]:
+    """What each token of a stream is multiplied by in a readout of its mean, or of its means by frame."""
+    by_frame = torch.atleast_2d(weight.to(stream))
+    each, rest = divmod(stream.shape[-2], len(by_frame))
+    if rest or weight.shape[-1] != stream.shape[-1]:
+        raise ValueError(
+            f"got a direction of {tuple(weight.shape)} · expected ({stream.shape[-1]},), or that for each of the"
+            f" frames that {stream.shape[-2]} tokens make"
+        )
+    return repeat(by_frame / each, "f d -> (f n) d", n=each)
+
+
 @runtime_checkable
 class LinearProbe(Protocol):
     """What `attribute_to` takes of a probe: logit = mean over tokens of the activation . weight + bias."""
 
     @property
-    def weight(self) -> Float[Tensor, " d"]:
-        """In units of the raw activation."""
+    def weight(self) -> Float[Tensor, "*f d"]:
+        """In units of the raw activation; (f, d) is one for the mean of each latent frame."""
         ...
 
     @property

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dit_lens.edits.derangement import donors
 from dit_lens.edits.edit import Edit, Tokens
 from dit_lens.edits.files import load, save
 
-__all__ = ["Edit", "Tokens", "add", "donors", "load", "mean", "noise", "patch", "project_out", "resample", "save",
-           "scale", "zero"]  # fmt: skip
+__all__ = ["Edit", "Tokens", "add", "cut", "donors", "evenly", "load", "mean", "noise", "patch", "project_out",
+           "resample", "save", "scale", "zero"]  # fmt: skip
 
 Heads = Sequence[int] | None
 Source = Tensor | Mapping[int, Tensor]
@@ -100,3 +100,23 @@ def project_out(direction: Float[Tensor, " d"], heads: Heads = None, tokens: Tok
     if not direction.any():
         raise ValueError("got a direction of length zero · expected a direction · was the probe fitted?")
     return Edit("project_out", {"direction": direction}, heads, tokens)
+
+
+def cut(keys: Bool[Tensor, " m"], heads: Heads = None, tokens: Tokens | None = None) -> Edit:
+    """At a `hook_pattern`: no attention from the chosen queries (`tokens`) to the given keys; the rest is scaled to 1.
+
+    With `keys = grid.mask(frame=slice(0, 3))` and `tokens=(slice(3, None), slice(None), slice(None))` later frames
+    look at earlier ones no more. A query whose keys are all cut mixes nothing: its z is 0.
+
+    Args:
+        keys: True where attention is cut; video keys, then text keys where attention is joint.
+
+    Raises:
+        ValueError: (when run) not as many as the pattern has keys.
+    """
+    return Edit("cut", {"keys": keys}, heads, tokens)
+
+
+def evenly(heads: Heads = None, tokens: Tokens | None = None) -> Edit:
+    """At a `hook_pattern`: the chosen queries attend to all keys alike."""
+    return Edit("evenly", {}, heads, tokens)

@@ -70,6 +70,21 @@ def _project_out(x: Tensor, hook: Hook, direction: Tensor) -> Tensor:
     return x - (x @ unit)[..., None] * unit
 
 
+def _cut(x: Tensor, hook: Hook, keys: Tensor) -> Tensor:
+    if keys.shape != x.shape[-1:]:
+        raise ValueError(
+            f"got keys of shape {tuple(keys.shape)} for a pattern of shape {tuple(x.shape)} at {hook.name} · expected"
+            f" a truth value for each of its {x.shape[-1]} keys, such as grid.mask(frame=0); text keys, where there are"
+            " any, come last"
+        )
+    rest = x.masked_fill(keys.to(x.device), 0.0)
+    return rest / rest.sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _evenly(x: Tensor, hook: Hook) -> Tensor:
+    return torch.full_like(x, 1 / x.shape[-1])
+
+
 def _at(source: Source, hook: Hook, what: str) -> Tensor:
     """The tensor for the step of a call."""
     if isinstance(source, Tensor):
@@ -97,4 +112,6 @@ CHANGES: dict[str, Callable[..., Tensor]] = {
     "scale": _scale,
     "noise": _noise,
     "project_out": _project_out,
+    "cut": _cut,
+    "evenly": _evenly,
 }

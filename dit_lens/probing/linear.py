@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from dit_lens.cache.split import per_token
 from dit_lens.metrics import Readout
 
 STRENGTH = 0.02
@@ -68,18 +70,29 @@ class Probe:
     """A fitted, frozen linear probe: logit = mean over tokens of the activation . weight + bias.
 
     Attributes:
-        weight: (d,) in the units of the raw activation (the scaler is folded in).
+        weight: (d,) in the units of the raw activation (the scaler is folded in); or (f, d), a direction for the mean
+            over each latent frame, whose products are summed.
         spread: standard deviation of out-of-fold logits over the training clips; effects are told in this unit.
     """
 
-    weight: Float[Tensor, " d"]
+    weight: Float[Tensor, "*f d"]
     bias: float
     spread: float
     reads: Reads
 
     @classmethod
-    def fit(cls, features: Float[np.ndarray, "i d"], possible: np.ndarray, groups: np.ndarray, reads: Reads) -> Probe:
+    def fit(
+        cls,
+        features: Float[np.ndarray, "i d"],
+        possible: np.ndarray,
+        groups: np.ndarray,
+        reads: Reads,
+        frames: int | None = None,
+    ) -> Probe:
         """Fits on token means of `reads.point`; a positive logit says possible.
+
+        Args:
+            frames: features are the means over each of so many latent frames, side by side.
 
         Raises:
             ValueError: see `check_labels`.
@@ -91,7 +104,8 @@ class Probe:
         weight = logistic.coef_[0] / scaler.scale_
         bias = float(logistic.intercept_[0] - scaler.mean_ @ weight)
         spread = float(out_of_fold_logits(features, labels, groups).std())
-        return cls(torch.from_numpy(weight).float(), bias, spread, reads)
+        directions = weight if frames is None else rearrange(weight, "(f d) -> f d", f=frames)
+        return cls(torch.from_numpy(directions).float(), bias, spread, reads)
 
     @property
     def logit(self) -> Readout:
@@ -102,7 +116,7 @@ class Probe:
     def of_activation(self, activation: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
         """Logits of raw activations, in float32 or better."""
         precise = activation.to(torch.promote_types(activation.dtype, torch.float32))
-        return precise.mean(1) @ self.weight.to(precise) + self.bias
+        return torch.linalg.vecdot(precise, per_token(self.weight, precise)).sum(-1) + self.bias
 
     def save(self, folder: Path) -> None:
         """Writes probe.safetensors and probe.json."""

@@ -10,7 +10,7 @@
 """
 
 from dit_lens.running.active import Where
-from dit_lens.running.evaluation import Evaluation, Reduce, Request, Tokens, keeping, reduction, repeat
+from dit_lens.running.evaluation import Evaluation, Reduce, Request, Tokens, count, keeping, reduction, repeat, some
 from dit_lens.running.experts import Experts, of_pipeline
 from dit_lens.running.generation import Generation, Recorder
 from dit_lens.running.hooked import HookedTransformer
@@ -25,8 +25,10 @@ __all__ = [
     "Request",
     "Tokens",
     "Where",
+    "count",
     "keeping",
     "of_pipeline",
     "reduction",
     "repeat",
+    "some",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -113,3 +113,18 @@ def repeat(evaluation: Evaluation, copies: int) -> Evaluation:
         for name, value in evaluation.inputs.items()
     }
     return replace(evaluation, inputs=tensors)
+
+
+def some(evaluation: Evaluation, rows: slice | Sequence[int]) -> Evaluation:
+    """The evaluation of some of its clips; what serves all clips at once stays as it is."""
+    clips = count(evaluation)
+    tensors = {
+        name: value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == clips else value
+        for name, value in evaluation.inputs.items()
+    }
+    return replace(evaluation, inputs=tensors)
+
+
+def count(evaluation: Evaluation) -> int:
+    """The number of clips in an evaluation."""
+    return len(next(value for value in evaluation.inputs.values() if isinstance(value, Tensor) and value.ndim == 5))

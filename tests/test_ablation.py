@@ -1,0 +1,124 @@
+"""Ablating what writes nothing changes nothing; what is taken away is what a hand-written hook takes away."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dit_lens import ablation
+from dit_lens.capture import Route, evaluations, of_role
+from dit_lens.clips import Quadruplet
+from dit_lens.lens import DiTLens
+from dit_lens.metrics import Readout, VelocityRemainder
+from dit_lens.running import Evaluation, Request, count
+
+END = "blocks.5.hook_resid_post"
+SUM = Readout(lambda velocity, cache: cache[END].flatten(1)[:, ::3].sum(1), (END,))
+
+
+@pytest.fixture(scope="module")
+def fed(lens: DiTLens, quadruplets: list[Quadruplet]) -> dict[int, Evaluation]:
+    return evaluations(lens, [q for q in quadruplets if q.crossed][:2], (3,), Route("continuation", 5))
+
+
+def by_hand(lens: DiTLens, evaluation: Evaluation, point: str, function) -> np.ndarray:
+    with torch.no_grad():
+        before = SUM(None, lens.model.run(evaluation, Request(END))[1])
+        with lens.hooks([(point, function)]):
+            after = SUM(None, lens.model.run(evaluation, Request(END))[1])
+    return (after - before).numpy()
+
+
+def test_each_replacement_is_what_a_hook_by_hand_does(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    point = "blocks.1.attn.hook_z"
+    means = ablation.means_over(lens, [fed], ["blocks.*.attn.hook_z"])
+    donors = torch.arange(count(fed[3])).roll(1)
+
+    def meant(z, hook):
+        z = z.clone()
+        z[:, :, 2] = means[point][3][:, 2]
+        return z
+
+    def swapped(z, hook):
+        new = z.clone()
+        new[:, :, 2] = z[donors, :, 2]
+        return new
+
+    def zeroed(z, hook):
+        new = z.clone()
+        new[:, :, 2] = 0
+        return new
+
+    for replacement, function in (
+        (ablation.zero, zeroed),
+        (ablation.mean_of(means), meant),
+        (ablation.resampled(donors), swapped),
+    ):
+        found = ablation.ablate_heads(lens, fed, [3], SUM, replacement).effect[:, 0, 1, 2]
+        np.testing.assert_allclose(found, by_hand(lens, fed[3], point, function), rtol=1e-3, atol=1e-3)
+        assert abs(found).min() > 1e-2
+
+
+def test_means_are_over_clips_and_batches(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    name = "blocks.2.hook_mlp_out"
+    parts = [{3: of_role(fed[3], role)} for role in "ABCD"]
+    whole, split = (ablation.means_over(lens, batches, [name])[name][3] for batches in ([fed], parts))
+    torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-5)
+    assert whole.shape == (80, 128) and whole.abs().max() > 1e-3
+
+
+def test_what_writes_nothing_is_not_missed(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    """A head whose columns of the projection are zero: no ablation of it changes a thing, a random write neither."""
+    columns = lens.transformer.blocks[2].attn1.to_out[0].weight[:, 32:64]
+    kept = columns.clone()
+    columns.zero_()
+    try:
+        for replacement in (ablation.zero, ablation.random_write(0)):
+            effect = ablation.ablate_heads(lens, fed, [3], SUM, replacement).effect[:, 0, 2]
+            assert not effect[:, 1].any() and abs(effect[:, 0]).min() > 1e-3
+    finally:
+        columns.copy_(kept)
+
+
+def test_a_random_write_is_as_long_as_the_heads_own(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    """In its place, told through the cache's own split; a random vector of another seed is another one."""
+    one, other = (ablation.random_write(seed)(lens, fed[3], "blocks.2.attn.hook_z", 1) for seed in (0, 7))
+    latent, time = fed[3].inputs["hidden_states"], fed[3].inputs["timestep"]
+    with torch.no_grad():
+        _, cache = lens.run_with_cache(latent=latent, timestep=time)
+    own = cache.stack_head_results(point=("resid_post", 2))
+    write = cache["attn_out", 2]
+    added, differently = (change.edit(write, None) - write for change in (one, other))
+    assert one.point == "blocks.2.hook_attn_out"
+    torch.testing.assert_close(
+        added.norm(dim=-1), own.values[own.labels.index("L2H1")].norm(dim=-1), rtol=1e-3, atol=1e-5
+    )
+    assert torch.cosine_similarity(added, differently, dim=-1).abs().mean() < 0.2
+
+
+def test_the_velocity_moves_where_a_layer_is_taken_away(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    found = ablation.ablate_writes(lens, fed, [3], VelocityRemainder())
+    assert dict(found.effect.sizes) == {"clip": 8, "step": 1, "write": 2, "block": 6}
+    assert (found.effect > 0).all() and not found.before.any() and float(found.sigma[0]) == pytest.approx(fed[3].sigma)
+
+
+def test_cut_attention_is_felt_only_where_it_is_cut(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    whole = (slice(None), slice(None))
+    first, second = (slice(0, 3), *whole), (slice(3, None), *whole)
+    name = "blocks.0.attn.hook_z"
+
+    def length_of(part: slice) -> Readout:
+        return Readout(lambda v, cache: cache[name].unflatten(1, (5, 16))[:, part].flatten(1).norm(dim=1), (name,))
+
+    frames = {"first": length_of(slice(0, 3)), "second": length_of(slice(3, None))}
+    cuts = {"later → earlier": (second, first), "earlier → later": (first, second)}
+    found = ablation.cut_attention(lens, fed, [3], frames, cuts).isel(step=0, block=0)
+    assert not found.effect_first.sel(cut="later → earlier").any()
+    assert not found.effect_second.sel(cut="earlier → later").any()
+    assert (found.effect_second.sel(cut="later → earlier") != 0).all()
+
+
+def test_a_random_write_of_no_head_is_refused(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
+    with pytest.raises(ValueError, match="expected a head"):
+        ablation.ablate_writes(lens, fed, [3], SUM, ablation.random_write(0))
