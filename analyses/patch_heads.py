@@ -24,13 +24,14 @@ import numpy as np
 import xarray as xr
 
 from analyses.command import main
+from analyses.frozen_probe import SCENES, cross_validate, fit_probe, halves, route
 from dit_lens import datasets, stats
-from dit_lens.capture import Route, batches, capture_pooled, evaluations, of_role
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.capture import batches, evaluations, of_role
+from dit_lens.clips import Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import VelocityProjection
 from dit_lens.patching import patch_heads
-from dit_lens.probing import Probe, Reads, out_of_fold_logits
+from dit_lens.probing import Probe
 
 # Clean role, corrupted role. Sign +1: possible into impossible; -1: back; 0: a control.
 PAIRS = {
@@ -39,7 +40,6 @@ PAIRS = {
     "A→B": 0, "B→A": 0, "A→A": 0,
 }  # fmt: skip
 TOP = 3
-SCENES = 10
 
 
 @dataclass(frozen=True)
@@ -108,37 +108,6 @@ def run(config: Config) -> xr.Dataset:
     return result
 
 
-def route(config: Config) -> Route:
-    """The way to noise that was asked for."""
-    return Route(config.path, config.levels, "euler", config.seed)
-
-
-def cross_validate(lens: DiTLens, config: Config, train: Sequence[Quadruplet]) -> tuple[xr.DataArray, xr.DataArray]:
-    """Out-of-fold accuracy (step, block) on training scenes, and the pooled activations it was fitted on."""
-    seen = capture_pooled(
-        lens, train, config.steps, route(config), pooling="frames", batch_size=config.batch_size,
-        progress=f"{lens.name}, probe",
-    )  # fmt: skip
-    possible, groups = seen.possible.values.ravel(), np.repeat(seen.quadruplet.values, len(ROLES))
-    accuracy = xr.zeros_like(seen.activation[0, 0, :, :, 0], dtype=float).drop_vars(["quadruplet", "role", "property"])
-    for cell in np.ndindex(accuracy.shape):
-        logits = out_of_fold_logits(_rows(seen.activation[:, :, *cell]), possible, groups)
-        accuracy[cell] = ((logits > 0) == possible).mean()
-    return accuracy.drop_vars("possible"), seen.activation
-
-
-def fit_probe(cells: xr.DataArray, step: int, block: int, model: str) -> Probe:
-    """The probe of one cell, fitted on all training scenes."""
-    cell = cells.sel(step=step, block=block)
-    groups = np.repeat(cells.quadruplet.values, len(ROLES))
-    reads = Reads(f"blocks.{block}.hook_resid_post", step, float(cell.sigma), model)
-    return Probe.fit(_rows(cell), cells.possible.values.ravel(), groups, reads, cells.attrs["parts"])
-
-
-def _rows(cell: xr.DataArray) -> np.ndarray:
-    return cell.values.reshape(-1, cell.sizes["feature"])
-
-
 def patch_quadruplets(
     lens: DiTLens, config: Config, test: Sequence[Quadruplet], probes: Mapping[int, Probe]
 ) -> xr.Dataset:
@@ -194,14 +163,6 @@ def recovery(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return stats.bootstrap_ratio(
         effect.transpose(*order).values, total.transpose(*effect.transpose(*order).dims).values
     )
-
-
-def halves(result: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    """The test scenes in two halves with the same properties: one to rank heads on, one to report."""
-    turn = np.zeros(result.sizes["quadruplet"], dtype=bool)
-    for prop in np.unique(result.property):
-        turn[np.flatnonzero(result.property.values == prop)[::2]] = True
-    return result.isel(quadruplet=turn), result.isel(quadruplet=~turn)
 
 
 def top_heads(result: xr.Dataset, model: str, step: int) -> list[tuple[int, int]]:

@@ -45,6 +45,8 @@ def mean_of(means: Mapping[str, Mapping[int, Tensor]]) -> Replacement:
     """
 
     def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
+        if point not in means:
+            raise KeyError(f"got means of {', '.join(means)} · expected those of {point} too · see means_over")
         return Change(point, edits.mean(means[point], None if head is None else [head]))
 
     return replace
@@ -81,6 +83,7 @@ def ablate_heads(
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
     replacement: Replacement = zero,
+    blocks: Sequence[int] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """What each head is needed for: metrics without it, one head at a time.
@@ -89,6 +92,7 @@ def ablate_heads(
         path: a trajectory, or evaluations by step.
         metric: as for `patching.patch_heads`; bound to the whole run (`VelocityRemainder()` is how far it moves).
         replacement: what takes the head's place.
+        blocks: whose heads; all unless given.
 
     Returns:
         `effect` (clip, step, block, head) = ablated - whole, and `before` (clip, step), the whole run. Blocks behind a
@@ -98,7 +102,7 @@ def ablate_heads(
         ValueError: no steps. IndexError: a step the path does not have. TypeError: something that is no metric.
         RuntimeError: hooks are active.
     """
-    dims = {"block": range(lens.blocks), "head": range(lens.heads)}
+    dims = {"block": range(lens.blocks) if blocks is None else blocks, "head": range(lens.heads)}
 
     def change(evaluation: Evaluation, block: int, head: int) -> Change:
         return replacement(lens, evaluation, f"blocks.{block}.attn.hook_z", head)

@@ -43,12 +43,12 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class Readout:
-    """Any function (velocity, cache) -> (b,) as a metric; `points` are what it reads of the cache."""
+    """Any function (velocity, cache) -> (b,), or (b, ...), as a metric; `points` are what it reads of the cache."""
 
     function: MetricFunction
     points: tuple[str, ...] = ()
 
-    def __call__(self, velocity: Tensor | None, cache: Mapping[str, Tensor]) -> Float[Tensor, " b"]:
+    def __call__(self, velocity: Tensor | None, cache: Mapping[str, Tensor]) -> Float[Tensor, "b *rest"]:
         """The function's value."""
         return self.function(velocity, cache)
 

@@ -41,7 +41,8 @@ def tabulate(
 ) -> xr.Dataset:
     """`effect` (clip, step, *dims), `before` (clip, step), and `total` = clean - before where there is a clean run.
 
-    Several metrics are told apart by their names: `effect_NAME` and so on.
+    Several metrics are told apart by their names: `effect_NAME` and so on. A metric of several numbers, (b, feature),
+    has them as last dimension.
 
     Args:
         by_step: effects of `change_each(dims, ...)` at each step.
@@ -54,11 +55,12 @@ def tabulate(
         end = f"_{name}" if name else ""
         effect = torch.stack([effects.effect[name].unflatten(1, sizes) for effects in by_step.values()], dim=1)
         before = torch.stack([effects.before[name] for effects in by_step.values()], dim=1)
-        data |= {f"effect{end}": (("clip", "step", *dims), effect.numpy())}
-        data |= {f"before{end}": (("clip", "step"), before.numpy())}
+        rest = ("feature",) if before.ndim > 2 else ()
+        data |= {f"effect{end}": (("clip", "step", *dims, *rest), effect.numpy())}
+        data |= {f"before{end}": (("clip", "step", *rest), before.numpy())}
         if first.clean:
             clean = torch.stack([effects.clean[name] for effects in by_step.values()], dim=1)
-            data |= {f"total{end}": (("clip", "step"), (clean - before).numpy())}
+            data |= {f"total{end}": (("clip", "step", *rest), (clean - before).numpy())}
     coords: dict[str, object] = {name: list(values) for name, values in dims.items()}
     coords |= {"clip": clip_ids_of(fed), "step": list(by_step)}
     coords |= {"sigma": ("step", [fed[step].sigma for step in by_step])}

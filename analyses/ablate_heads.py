@@ -1,0 +1,318 @@
+"""Which attention heads does the model need to tell possible clips from impossible ones?
+
+Method: one head at a time is taken away (its z zero, the mean over training clips, or another clip's of the same
+property), with the route and the probe of `patch_heads`. Of the states at the probe's block two things are asked. Does
+the *fixed* probe, fitted on the whole model, still tell? And does a probe *refitted* on states without the head? Only
+where the second falls is the knowledge gone, and not merely moved. And what becomes of content: the object's colour and
+place, decoded from the same states by probes refitted likewise.
+
+Controls: a random write as long as the head's own at each token (the damage that a change of this size does, whatever
+it carries); the same on a twin that never saw lawful clips and on a random initialisation, which have nothing to lose.
+Heads are ranked on half the test scenes and reported on the other.
+
+Output: figures/data/ablate_heads.nc with scores (model, replacement, quadruplet, block, head).
+Cost: about four minutes of one core with the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from einops import reduce
+from jaxtyping import Float
+from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from tqdm import tqdm
+
+from analyses.command import main
+from analyses.frozen_probe import SCENES, cross_validate, fit_probe, halves, route
+from dit_lens import ablation, datasets, edits, stats
+from dit_lens.cache.anatomy import block_of
+from dit_lens.capture import evaluations
+from dit_lens.choices import check_choice
+from dit_lens.clips import ROLES, Clip, Quadruplet
+from dit_lens.lens import DiTLens
+from dit_lens.metrics import Readout
+from dit_lens.probing import Probe, estimator
+from dit_lens.running import Evaluation
+
+REPLACEMENTS = ("zero", "mean", "resample", "random write")
+SCORES = ("fixed", "refitted", "colour", "place")
+STRENGTHS = tuple(float(strength) for strength in np.logspace(0, 6, 7))
+TOP = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    model: str = "mini-wan"
+    """Model in question: a bundled name, a diffusers folder, or a hub id."""
+    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
+    """Models that have nothing to lose; none with an empty list."""
+    dataset: str = "miniphys"
+    """Data set of crossed quadruplets whose clips know the truth about their objects."""
+    path: Literal["continuation", "inversion", "noising"] = "continuation"
+    """How clips get to a noise level (see `patch_heads`)."""
+    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
+    """Which of its laws."""
+    replacements: tuple[str, ...] = REPLACEMENTS
+    """What takes the place of a head."""
+    steps: tuple[int, ...] = (14,)
+    """The step to ablate at, counted from data (0) to noise; one."""
+    levels: int = 20
+    """Steps of the sampler between data and noise."""
+    train: int = 120
+    """Training quadruplets of all probes."""
+    test: int = 60
+    """Test quadruplets."""
+    batch_size: int = 8
+    """Quadruplets to a batch."""
+    seed: int = 0
+    """Seed of the data set, of the noise, of donors and random writes, and of the random initialisation."""
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Means by latent frame at the readout: `whole` (q, role, feature), `without` a head (q, role, l, k, feature)."""
+
+    whole: np.ndarray
+    without: Mapping[str, np.ndarray]
+
+
+def run(config: Config) -> xr.Dataset:
+    """Scores of all models with and without each head; every model is read at the block that the first chose.
+
+    Raises:
+        ValueError: too few quadruplets to fit or to split, not one step, or an unknown replacement.
+    """
+    if config.train < SCENES or config.test < SCENES or len(config.steps) != 1:
+        raise ValueError(
+            f"got {config.train} training and {config.test} test quadruplets and {len(config.steps)} steps"
+            f" · expected at least {SCENES}, {SCENES} and exactly 1"
+        )
+    for name in config.replacements:
+        check_choice(name, REPLACEMENTS, "replacement")
+    train, test = (
+        _by_property(datasets.load(config.dataset, split=split, quadruplets=size, properties=config.properties,
+                                   seed=config.seed), config)
+        for split, size in (("train", config.train), ("test", config.test))
+    )  # fmt: skip
+    parts: list[xr.Dataset] = []
+    readout: int | None = None
+    for name in (config.model, *config.controls):
+        lens = DiTLens.from_pretrained(name, seed=config.seed)
+        accuracy, cells = cross_validate(lens, config, [q for batch in train for q in batch])
+        readout = int(accuracy.values[0].argmax()) if readout is None else readout
+        probe = fit_probe(cells, config.steps[0], readout, lens.name)
+        parts.append(score(lens, config, probe, (train, test)).expand_dims(model=[name]))
+    attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "path": config.path, "lens": lens.facts()}
+    return xr.concat(parts, "model").assign(readout=readout).assign_attrs(attrs)
+
+
+def _by_property(split: Sequence[Quadruplet], config: Config) -> list[list[Quadruplet]]:
+    """Batches of one property each, nearly equal in size: donors are found inside a batch."""
+    batches: list[list[Quadruplet]] = []
+    for prop in dict.fromkeys(q.property for q in split):
+        own = [q for q in split if q.property == prop]
+        parts = np.array_split(np.arange(len(own)), max(1, len(own) // max(2, config.batch_size)))
+        batches += [[own[i] for i in part] for part in parts]
+    return batches
+
+
+def score(
+    lens: DiTLens, config: Config, probe: Probe, splits: tuple[Sequence[list[Quadruplet]], Sequence[list[Quadruplet]]]
+) -> xr.Dataset:
+    """`good` and `whole` of each score by replacement, test quadruplet, block and head; "none" is the whole model."""
+    train, test = splits
+    means = _means(lens, config, train, probe) if "mean" in config.replacements else {}
+    fit, seen = (states(lens, config, part, probe, means, name) for part, name in ((train, "train"), (test, "test")))
+    known = [[q for batch in part for q in batch] for part in (train, test)]
+    sources = {"none": (fit.whole[:, :, None, None], seen.whole[:, :, None, None])}
+    sources |= {name: (fit.without[name], seen.without[name]) for name in config.replacements}
+    found = {}
+    for name, (x, y) in sources.items():
+        cells = np.ndindex(*x.shape[2:4])
+        scored = [_scores(probe, x[:, :, *cell], y[:, :, *cell], known) for cell in cells]
+        found[name] = np.stack(scored, -1).reshape(len(SCORES), 2, len(known[1]), *x.shape[2:4])
+    shape = next(found[name].shape for name in config.replacements)
+    values = np.stack([np.broadcast_to(found[name], shape) for name in found])
+    dims = ("replacement", "score", "part", "quadruplet", "block", "head")
+    coords = {
+        "replacement": list(found), "score": list(SCORES), "part": ["good", "of"],
+        "quadruplet": [q.id for q in known[1]], "property": ("quadruplet", [q.property for q in known[1]]),
+        "block": range(shape[3]), "head": range(shape[4]),
+    }  # fmt: skip
+    return xr.Dataset({"counts": (dims, values)}, coords=coords)
+
+
+def states(
+    lens: DiTLens,
+    config: Config,
+    batches: Sequence[list[Quadruplet]],
+    probe: Probe,
+    means: Mapping[str, Mapping[int, Tensor]],
+    name: str,
+) -> States:
+    """What the probe reads of every clip, with the whole model and without each head of the blocks up to it."""
+    (step,) = config.steps
+    whole: list[np.ndarray] = []
+    without: dict[str, list[np.ndarray]] = {kind: [] for kind in config.replacements}
+    for batch in tqdm(batches, desc=f"{lens.name}, {name}", unit="batch"):
+        fed = evaluations(lens, batch, config.steps, route(config))
+        for kind, replacement in _replacements(config, batch, means):
+            found = ablation.ablate_heads(lens, fed, [step], _by_frame(probe), replacement, _blocks(probe)).isel(step=0)
+            before = _by_quadruplet(found.before.values)
+            without[kind].append(before[:, :, None, None] + _by_quadruplet(found.effect.values))
+        whole.append(before)
+    return States(np.concatenate(whole), {kind: np.concatenate(parts) for kind, parts in without.items()})
+
+
+def _by_quadruplet(values: np.ndarray) -> np.ndarray:
+    """Role-major rows as (quadruplet, role, ...)."""
+    return values.reshape(len(ROLES), -1, *values.shape[1:]).swapaxes(0, 1)
+
+
+def _by_frame(probe: Probe) -> Readout:
+    """The means by latent frame that a probe reads, (b, f d)."""
+    frames, point = len(probe.weight), probe.reads.point
+    return Readout(lambda velocity, cache: reduce(cache[point], "b (f n) d -> b (f d)", "mean", f=frames), (point,))
+
+
+def _replacements(
+    config: Config, batch: Sequence[Quadruplet], means: Mapping[str, Mapping[int, Tensor]]
+) -> Iterator[tuple[str, ablation.Replacement]]:
+    ids, laws = [q.id for q in batch] * len(ROLES), [q.property for q in batch] * len(ROLES)
+    for kind in config.replacements:
+        match kind:
+            case "zero":
+                yield kind, ablation.zero
+            case "mean":
+                yield kind, ablation.mean_of(means)
+            case "resample":
+                yield kind, ablation.resampled(edits.donors(ids, laws, config.seed))
+            case "random write":
+                yield kind, ablation.random_write(config.seed)
+
+
+def _means(
+    lens: DiTLens, config: Config, train: Sequence[list[Quadruplet]], probe: Probe
+) -> dict[str, dict[int, Tensor]]:
+    """Mean z of each head over training clips."""
+    fed: list[Mapping[int, Evaluation]] = [evaluations(lens, batch, config.steps, route(config)) for batch in train]
+    return ablation.means_over(lens, fed, [f"blocks.{block}.attn.hook_z" for block in _blocks(probe)])
+
+
+def _blocks(probe: Probe) -> range:
+    """The blocks up to a probe's."""
+    return range(block_of(probe.reads.point) + 1)
+
+
+def _scores(
+    probe: Probe,
+    train: Float[np.ndarray, "q r d"],
+    test: Float[np.ndarray, "p r d"],
+    known: Sequence[Sequence[Quadruplet]],
+) -> Float[np.ndarray, "score 2 p"]:
+    """Per score, what was right and what could be, by test quadruplet."""
+    possible = np.array([True, True, False, False])
+    labels = np.tile(possible, len(train))
+    logits = test @ probe.weight.flatten().numpy() + probe.bias
+    refitted = (
+        estimator().fit(train.reshape(-1, train.shape[-1]), labels).decision_function(test.reshape(-1, test.shape[-1]))
+    )
+    rows = [
+        np.stack([((told > 0) == possible).mean(1), np.ones(len(test))])
+        for told in (logits, np.asarray(refitted).reshape(len(test), -1))
+    ]
+    return np.stack([*rows, *(_content(target, train, test, known) for target in SCORES[2:])])
+
+
+def _content(
+    target: str, train: np.ndarray, test: np.ndarray, known: Sequence[Sequence[Quadruplet]]
+) -> Float[np.ndarray, "2 p"]:
+    """How well the first object's colour (accuracy) or place (1 - error / variance) in the last frame is decoded."""
+    truth = [np.array([[_told(clip, target) for clip in q.clips] for q in part]) for part in known]
+    there = [np.array([[bool(clip.tracks[0].present[-1]) for clip in q.clips] for q in part]) for part in known]
+    fit = make_pipeline(StandardScaler(), RidgeClassifierCV(STRENGTHS) if target == "colour" else RidgeCV(STRENGTHS))
+    told = fit.fit(train[there[0]], truth[0][there[0]]).predict(test[there[1]])
+    good, of = np.zeros(there[1].shape), np.zeros(there[1].shape)
+    if target == "colour":
+        good[there[1]], of[there[1]] = told == truth[1][there[1]], 1
+    else:
+        spread = ((truth[1][there[1]] - truth[0][there[0]].mean(0)) ** 2).sum(-1)
+        good[there[1]], of[there[1]] = spread - ((truth[1][there[1]] - told) ** 2).sum(-1), spread
+    return np.stack([good.sum(1), of.sum(1)])
+
+
+def _told(clip: Clip, target: str) -> object:
+    track = clip.tracks[0]
+    return track.colour[-1] if target == "colour" else np.nan_to_num(track.position[-1])
+
+
+def loss(result: xr.Dataset) -> xr.DataArray:
+    """What each score loses without a head: that of the whole model less that without it, (..., block, head)."""
+    sums = result.counts.sum("quadruplet")
+    value = sums.sel(part="good") / sums.sel(part="of")
+    return value.sel(replacement="none") - value.drop_sel(replacement="none")
+
+
+def loss_interval(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The loss of one score with one replacement and head, with its 95% interval over quadruplets."""
+    whole, without = (result.counts.sel(replacement=name).transpose("quadruplet", "part").values
+                      for name in ("none", str(result.replacement.values[-1])))  # fmt: skip
+    return stats.bootstrap_ratio(whole[:, 0] - without[:, 0], whole[:, 1])
+
+
+def top_heads(result: xr.Dataset, model: str) -> list[tuple[int, int]]:
+    """The (block, head) without which the refitted probe loses most, over replacements but the random write."""
+    ranking, _ = halves(result)
+    kinds = [str(kind) for kind in result.replacement.values if kind not in ("none", "random write")]
+    lost = loss(ranking).sel(model=model, score="refitted", replacement=kinds or ["random write"]).mean("replacement")
+    values = lost.transpose("block", "head").values
+    order = np.argsort(-values, axis=None)[:TOP]
+    return [(int(o) // values.shape[1], int(o) % values.shape[1]) for o in order]
+
+
+def table(result: xr.Dataset) -> str:
+    """Per model: scores of the whole model, and what the top heads' ablation costs on held-out scenes."""
+    _, report = halves(result)
+    lines = [
+        f"states behind block {int(result.readout)}; loss in points without a head [95% interval over"
+        f" {report.sizes['quadruplet']} quadruplets other than those that heads were ranked on]"
+    ]
+    for model in map(str, result.model.values):
+        sums = result.sel(model=model, replacement="none").isel(block=0, head=0).counts.sum("quadruplet")
+        whole = sums.sel(part="good") / sums.sel(part="of")
+        told = " · ".join(f"{name} {float(whole.sel(score=name)):.3f}" for name in SCORES)
+        lines += ["", f"{model}, whole: {told} (n = {result.sizes['quadruplet']})"]
+        lines += [f"  {'block.head':<11}{'replacement':<14}" + "".join(f"{name:>24}" for name in SCORES)]
+        for block, head in top_heads(result, model):
+            for kind in result.replacement.values[1:]:
+                lines.append(f"  {f'{block}.{head}':<11}{kind:<14}" + _cells(report, model, kind, block, head))
+        everywhere = 100 * loss(report).sel(model=model).mean(["block", "head"])
+        for kind in result.replacement.values[1:]:
+            cells = "".join(f"{float(everywhere.sel(replacement=kind, score=name)):>+24.1f}" for name in SCORES)
+            lines.append(f"  {'all, mean':<11}{kind:<14}{cells}")
+    return "\n".join(lines)
+
+
+def _cells(report: xr.Dataset, model: str, kind: str, block: int, head: int) -> str:
+    cells = ""
+    for name in SCORES:
+        at = report.sel(model=model, score=name, block=block, head=head, replacement=["none", kind])
+        estimate, low, high = (100 * float(x) for x in loss_interval(at))
+        cells += f"{f'{estimate:+.1f} [{low:+.1f}, {high:+.1f}]':>24}"
+    return cells
+
+
+if __name__ == "__main__":
+    from figures.ablate_heads import draw
+
+    main(Config, run, table, draw, "ablate_heads", __doc__)

@@ -1,0 +1,58 @@
+"""Block x head maps of what an ablation costs: `python -m figures.ablate_heads` reads the table and draws, no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+
+from analyses.ablate_heads import loss, top_heads
+from dit_lens import plots, results
+from figures.output import caption, save
+
+TABLE = Path("figures/data/ablate_heads.nc")
+LABELS = {
+    "fixed": "fixed probe",
+    "refitted": "refitted probe",
+    "colour": "colour, refitted",
+    "place": "place, refitted",
+}
+
+
+def draw(result: xr.Dataset) -> Path:
+    """Rows: scores. Columns: replacements in the model in question, the first of them in controls. Returns the file."""
+    plots.use_style()
+    lost = 100 * loss(result)
+    kinds = [str(kind) for kind in lost.replacement.values]
+    first, *controls = (str(model) for model in result.model.values)
+    columns = [(first, kind) for kind in kinds] + [(model, kinds[0]) for model in controls]
+    figure, axes = plt.subplots(len(LABELS), len(columns), figsize=(1.45 * len(columns) + 1.4, 6.2), squeeze=False)
+    for row, (score, label) in enumerate(LABELS.items()):
+        reach = max(1.0, *(float(np.abs(lost.sel(model=m, replacement=k, score=score)).max()) for m, k in columns))
+        for column, (model, kind) in enumerate(columns):
+            cell = axes[row, column]
+            values = lost.sel(model=model, replacement=kind, score=score).transpose("block", "head").values
+            image = plots.heat_map(cell, values, (-reach, reach), "RdBu_r")
+            chosen = np.zeros_like(values, dtype=bool)
+            for head in top_heads(result, model) if model == first else ():
+                chosen[head] = True
+            plots.outline(cell, chosen)
+            if row == 0:
+                cell.set_title(f"{model}\n{kind}")
+            if row == len(LABELS) - 1:
+                cell.set_xlabel("head")
+            if column == 0:
+                cell.set_ylabel(f"{label}\nblock")
+        figure.colorbar(image, ax=axes[row], label="loss [points]", shrink=0.9)
+    note = (
+        f"n = {result.sizes['quadruplet']} test quadruplets; states behind block {int(result.readout)};\nred: worse"
+        " without the head; framed: heads that cost the refitted probe most on half the scenes"
+    )
+    figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
+    return save(figure, "ablate_heads")
+
+
+if __name__ == "__main__":
+    print(draw(results.open_result(TABLE)))
