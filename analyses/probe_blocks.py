@@ -60,6 +60,8 @@ class Config:
     """Data set of quadruplets."""
     autoencoder: str = "mini-vae"
     """Another autoencoder whose latents are probed beside the model's own: bundled, or a folder; none if empty."""
+    paths: tuple[Way, ...] = ("inversion", "noising", "continuation")
+    """Ways to noise; "noising", the baseline of inversion, for the model in question alone."""
     pooling: Literal["frames", "tokens"] = "frames"
     """Mean over the tokens of each latent frame (the frames side by side), or over all tokens."""
     steps: tuple[int, ...] = (4, 8, 11, 14, 17)
@@ -87,8 +89,7 @@ def run(config: Config) -> xr.Dataset:
     parts: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        paths: tuple[Way, ...] = ("inversion", "noising", "continuation")
-        for path in paths if name == config.model else ("inversion", "continuation"):
+        for path in config.paths if name == config.model else [way for way in config.paths if way != "noising"]:
             seen = {part: capture(lens, config, path, split) for part, split in splits.items()}
             source = name if path == "inversion" else f"{name}, {path}"
             parts.append(score_grid({part: s.activation for part, s in seen.items()}, source))
