@@ -5,8 +5,8 @@ tokens of `resid_post` and of `z`, each in several ways:
 
 - dit_lens: `run_with_cache(..., reduce=lambda x: x.mean(1))`;
 - plain hooks, pooled: a torch forward hook that keeps the mean, the least that there is to do;
-- plain hooks, kept: one that keeps the whole output, pooled after the forward, as baukit's TraceDict works with its
-  defaults. TraceDict itself is measured where baukit is installed (it is on no package index);
+- plain hooks, kept: one that keeps the whole output, pooled after the forward;
+- TraceDict: baukit's, with its defaults, which works like that; where it is installed (it is on no package index);
 - all to CPU float32: what the released code of the Invisible Hand paper does, a forward hook on the blocks that brings
   whole outputs to the CPU in float32, pooled later.
 
@@ -17,19 +17,11 @@ of its own for each way; the peak of resident memory in one capture, and how far
 
 from __future__ import annotations
 
-import gc
-import importlib
-import importlib.util
-import os
-import random
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,13 +29,13 @@ import tyro
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from benchmarks.measuring import in_own_process, peak_memory, times
+from benchmarks.peers import library, missing
 from dit_lens import DiTLens
 from dit_lens.conditioning import Conditioning
 from dit_lens.running import Evaluation
 
 TOLERANCE = 1e-5
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors go back to the system: memory is what is in use
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PLAIN = "plain forward"
 
 
@@ -132,7 +124,7 @@ def by_trace_dict(inside: str) -> Way:
 
     def capture(of: Subject) -> list[Tensor]:
         paths = [f"{path}.{inside}".rstrip(".") for path in of.blocks]
-        tracer = importlib.import_module("baukit").TraceDict
+        tracer = library("baukit").TraceDict
         with tracer(of.lens.transformer, paths, retain_input=bool(inside), retain_output=not inside) as traced:
             plain(of)
         return [_mean(traced[path].input if inside else traced[path].output) for path in paths]
@@ -169,7 +161,7 @@ def ways() -> dict[str, Way]:
         found[f"{thing}/dit_lens"] = by_lens(point)
         found[f"{thing}/plain hooks, pooled"] = by_hooks(inside, _mean, _same)
         found[f"{thing}/plain hooks, kept"] = by_hooks(inside, _same, _mean)
-        if importlib.util.find_spec("baukit"):
+        if not missing("baukit"):
             found[f"{thing}/TraceDict"] = by_trace_dict(inside)
     found["resid_post/all to CPU float32"] = by_hooks("", _to_cpu, _mean)
     return found
@@ -196,55 +188,6 @@ def check(of: Subject) -> float:
     return worst
 
 
-def times(of: Subject, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, CPU) seconds of each way in each round."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways()}
-    order = list(ways().items())
-    turns = random.Random(0)
-    for _ in range(rounds):
-        turns.shuffle(order)
-        for name, way in order:
-            gc.collect()
-            wall, cpu = time.perf_counter(), time.process_time()
-            way(of)
-            spent[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return spent
-
-
-def memory(of: Subject, name: str) -> tuple[float, float]:
-    """MiB: the peak of resident memory in one capture, and how far it is above the loaded model.
-
-    Raises:
-        FileNotFoundError: this is no Linux.
-    """
-    plain(of)  # what is set up once is none of the capture's
-    gc.collect()
-    RESET.write_text("5")  # the peak counts from here; getrusage's would hold the parent's memory too
-    before = _resident("VmHWM")
-    kept = ways()[name](of)
-    peak = _resident("VmHWM")
-    del kept
-    return peak, peak - before
-
-
-def _resident(what: str) -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) / 1024
-
-
-def memories(config: Config) -> dict[str, tuple[float, float]]:
-    """The memory of each way, each in a process of its own."""
-    found = {}
-    for name in ways():
-        told = asdict(config) | {"memory_of": name}
-        options = [f"--{option.replace('_', '-')}={value}" for option, value in told.items()]
-        command = [sys.executable, "-m", "benchmarks.capture", *options]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **RETURNED})
-        peak, above = (float(number) for number in done.stdout.split()[-2:])
-        found[name] = peak, above
-    return found
-
-
 def table(spent: Mapping[str, list[tuple[float, float]]], held: Mapping[str, tuple[float, float]]) -> list[str]:
     """A row for each way."""
     rows = [f"{'':<32}{'wall':>8}{'ratio':>8}{'(lowest, highest)':>19}{'CPU ratio':>11}{'peak':>10}{'above':>10}"]
@@ -258,6 +201,8 @@ def table(spent: Mapping[str, list[tuple[float, float]]], held: Mapping[str, tup
             f"{name:<32}{median(own[0] for own in taken):>6.2f} s{median(ratios):>8.3f}{spread:>19}"
             f"{median(cpu):>11.3f}{peak:>6.0f} MiB{above:>6.0f} MiB"
         )
+    if absent := missing("baukit"):
+        rows += [f"{thing + '/TraceDict':<32}  {absent}" for thing in ("resid_post", "z")]
     return rows
 
 
@@ -267,22 +212,20 @@ def main() -> None:
     config = tyro.cli(Config)
     torch.set_num_threads(config.threads)
     if config.memory_of:
-        print(*memory(subject(config), config.memory_of))
+        of = subject(config)
+        plain(of)  # what is set up once is none of the capture's
+        print(*peak_memory(partial(ways()[config.memory_of], of)))
         return
-    held = memories(config)
+    held = {name: in_own_process("benchmarks.capture", config, name) for name in ways()}
     of = subject(config)
     worst = check(of)  # and every way is warm
     grid = of.lens.model.grid(of.evaluation)
     parameters = sum(p.numel() for p in of.lens.transformer.parameters()) / 1e6
     size = f"{parameters:.0f} M parameters, {of.lens.blocks} blocks, {grid.tokens} tokens"
     print(f"Wan of {size}; torch {torch.__version__} on the CPU, {config.threads} thread(s)")
-    print(f"{config.rounds} rounds; captures agree to {worst:.0e}" + _on_baukit())
-    print(*table(times(of, config.rounds), held), sep="\n")
-
-
-def _on_baukit() -> str:
-    absent = importlib.util.find_spec("baukit") is None
-    return "; baukit is not installed: see plain hooks, kept" if absent else ""
+    print(f"{config.rounds} rounds; captures agree to {worst:.0e}")
+    spent = times({name: partial(way, of) for name, way in ways().items()}, config.rounds)
+    print(*table(spent, held), sep="\n")
 
 
 if __name__ == "__main__":

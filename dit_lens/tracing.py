@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ class TracedModel:
         for path in {site.path for site in table.sites if site.port in ("local", "processor")}:
             # nnsight can serve what is inside a forward only where it was instrumented before it began.
             _ = self.module(path).source
+        self._instrumented = module.forward
 
     def run(
         self,
@@ -70,7 +72,7 @@ class TracedModel:
         told = {site for point in points for site in point.sites[:-1]}  # what later sites need; all else is let go
         result: list[Any] = []
         tracer: Any
-        with self.envoy.trace(**inputs) as tracer:
+        with self._in_place(), self.envoy.trace(**inputs) as tracer:
             values: dict[Site, Any] = {}
             for place in self._order(due, prefix):
                 if isinstance(place, Skip):
@@ -85,6 +87,24 @@ class TracedModel:
             else:
                 result.append(self.envoy.output)
         return result[0] if result else None
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """The module's forward as nnsight has it, under which accelerate's hook acts too.
+
+        A pipeline that moves its parts about takes that hook off and puts it on anew at the end of every call, and with
+        it goes the forward that it found.
+        """
+        module: Any = self.envoy._module
+        found = module.forward
+        if "_hf_hook" not in vars(module) or found is self._instrumented:
+            yield
+            return
+        module.forward = self._instrumented
+        try:
+            yield
+        finally:
+            module.forward = found
 
     @property
     def running(self) -> bool:

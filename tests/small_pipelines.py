@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+)
 from small_models import build
+from small_models import skyreels as small_skyreels
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
@@ -66,6 +73,20 @@ def experts(boundary: float = 0.7) -> WanPipeline:
 def image_to_video(name: str, **own: Any) -> WanImageToVideoPipeline:
     """An image-to-video Wan, without image encoder."""
     return quiet(WanImageToVideoPipeline(**parts(**{"transformer": build(name), **own})))
+
+
+def skyreels(kind: Any, steps: int, own: dict[str, Any] | None = None, **config: Any) -> Any:
+    """A SkyReels-V2 pipeline of that class; `own` are its other parts.
+
+    Its scheduler is that of the published models, but of first order, without correction: Euler's rule.
+    """
+    torch.manual_seed(0)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, solver_order=1,
+        disable_corrector=list(range(steps)),
+    )  # fmt: skip
+    transformer: Any = small_skyreels(**{"num_frame_per_block": 1} | config).eval()
+    return quiet(kind(**parts(transformer=transformer, scheduler=scheduler, **own or {})))
 
 
 def lens_on(pipeline: Any, **told: Tensor) -> DiTLens:

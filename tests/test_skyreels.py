@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Pipeline, UniPCMultistepScheduler
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Pipeline
 from small_models import build, skyreels
-from small_pipelines import lens_on, parts, quiet, text
+from small_pipelines import lens_on, text
+from small_pipelines import skyreels as small_pipeline
 from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, edits, laws
@@ -22,20 +23,9 @@ CALL = {
 }  # fmt: skip
 
 
-def scheduler() -> UniPCMultistepScheduler:
-    """As the published models have it, but of first order, without correction: Euler's rule."""
-    return UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, solver_order=1,
-        disable_corrector=list(range(STEPS)),
-    )  # fmt: skip
-
-
 def pipeline(kind: Any, **config: Any) -> Any:
     """A stock pipeline; under diffusion forcing it is told of frames per second."""
-    torch.manual_seed(0)
-    forcing = kind is SkyReelsV2DiffusionForcingPipeline
-    transformer = skyreels(**{"inject_sample_info": forcing, "num_frame_per_block": 1} | config).eval()
-    return quiet(kind(**parts(transformer=transformer, scheduler=scheduler())))
+    return small_pipeline(kind, STEPS, inject_sample_info=kind is SkyReelsV2DiffusionForcingPipeline, **config)
 
 
 KINDS = {

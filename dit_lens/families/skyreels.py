@@ -4,6 +4,11 @@ It is built like Wan, whose blocks, conditioning and conventions these are. Unde
 has a noise level of its own: the model is told a time for each, (b, f). Where it is told of frames per second, `fps`
 is 0 for 16 of them and 1 for 24. With `num_frame_per_block` in its config, attention is causal from one block of frames
 to the next: what is masked has pattern 0.
+
+- Image-to-video models are fed and told what Wan 2.1's are.
+- Under diffusion forcing a clip may begin with given frames, `first_frame` (one latent frame of an image, or several of
+  a video): they are fed clean in the place of the latent's own and told time 0, as the stock pipelines do where they
+  are not told to add noise to them (`addnoise_condition`) and the frames fill whole causal blocks.
 """
 
 from __future__ import annotations
@@ -30,14 +35,14 @@ from dit_lens.hook_points import Table
 NAME = "skyreels"
 TRANSFORMER = SkyReelsV2Transformer3DModel
 FPS = "fps"
-CONDITIONING: tuple[str, ...] = (wan.TEXT,)
-OPTIONAL: tuple[str, ...] = ()
+CONDITIONING: tuple[str, ...] = wan.CONDITIONING
+OPTIONAL: tuple[str, ...] = wan.OPTIONAL
 CALL = wan.CALL
 FAST = 1  # 24 frames a second, as the stock pipelines have it by default
 
 to_timestep, to_sigma, velocity = conventions.to_timestep, conventions.to_sigma, conventions.velocity
 encode, decode = wan.encode, wan.decode
-encode_prompt, encode_image, check_pipeline = wan.encode_prompt, wan.encode_image, wan.check_pipeline
+encode_prompt, check_pipeline, given_frames = wan.encode_prompt, wan.check_pipeline, wan.given_frames
 input_dtype, grid = wan.input_dtype, wan.grid
 FORCING = (
     SkyReelsV2DiffusionForcingPipeline,
@@ -57,7 +62,7 @@ def told_of(transformer: SkyReelsV2Transformer3DModel) -> tuple[tuple[str, ...],
     """What a transformer is told, and what of it is optional."""
     told, optional = wan.told_of(transformer)
     fps = (FPS,) if transformer.config["inject_sample_info"] else ()
-    return (*(name for name in told if name not in optional), *fps), fps
+    return (*told, *fps), (*optional, *fps)
 
 
 def example(transformer: SkyReelsV2Transformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +82,8 @@ def inputs(
         timestep: one for a clip, or under diffusion forcing one for each of its latent frames.
 
     Raises:
-        ValueError: conditioning is missing; times for tokens; or several clips of other frames per second.
+        ValueError: conditioning is missing; times for tokens; given frames without times for frames; or several clips
+            of other frames per second.
     """
     names, optional = told_of(transformer)
     told = for_clips(conditioning, names, len(latent), optional)
@@ -86,11 +92,28 @@ def inputs(
             f"got timesteps of shape {tuple(timestep.shape)} for latents of {latent.shape[2]} frames"
             " · expected one for a clip, or one for each of its latent frames"
         )
+    given = told.get(wan.FIRST)
+    if given is not None:
+        latent, timestep = _beginning_with(given, latent, timestep)
     return wan.fed(transformer, latent, told) | {
         "timestep": timestep,
         "enable_diffusion_forcing": timestep.ndim == 2,
         "fps": _speed(told) if FPS in names else None,
     }
+
+
+def _beginning_with(
+    given: Float[Tensor, "b c g h w"], latent: Float[Tensor, "b c f h w"], timestep: Float[Tensor, "b *f"]
+) -> tuple[Tensor, Tensor]:
+    """Latent and times with clean frames in front, which are told time 0."""
+    if timestep.ndim < 2:
+        raise ValueError(
+            f"got a {wan.FIRST} and one time for a clip · expected one for each latent frame · load the model in a"
+            " diffusion-forcing pipeline"
+        )
+    frames = given.shape[2]
+    clean = torch.zeros_like(timestep[:, :frames])
+    return torch.cat([given, latent[:, :, frames:]], 2), torch.cat([clean, timestep[:, frames:]], 1)
 
 
 def _speed(told: Mapping[str, Tensor]) -> list[int]:
@@ -104,6 +127,29 @@ def _speed(told: Mapping[str, Tensor]) -> list[int]:
 def by_frame(pipeline: Any) -> bool:
     """Whether the pipeline tells a time for every latent frame (diffusion forcing)."""
     return isinstance(pipeline, FORCING)
+
+
+@torch.no_grad()
+def encode_image(
+    pipeline: Any, image: Any, size: tuple[int, int, int], last: Any = None, image_embeds: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What the image-to-video pipelines tell of a first frame, beside the text.
+
+    Args:
+        image, size, last, image_embeds: as for `wan.encode_image`.
+
+    Raises:
+        ValueError: a last frame under diffusion forcing; or see `wan.encode_image`.
+    """
+    if not by_frame(pipeline):
+        return wan.encode_image(pipeline, image, size, last, image_embeds)
+    if last is not None:
+        raise ValueError(
+            "got a last frame under diffusion forcing, where the pipeline makes a latent frame of its own of it"
+            " · expected a first frame alone"
+        )
+    pixels = pipeline.video_processor.preprocess(image, height=size[1], width=size[2])
+    return {wan.FIRST: encode(pipeline.vae, pixels[:, :, None].to(pipeline.vae.device, torch.float32))}
 
 
 def hook_table(transformer: SkyReelsV2Transformer3DModel) -> Table:

@@ -1,4 +1,4 @@
-"""Running a lens: with a cache, with hooks, as its pipeline runs it, from a block on, or inside nnsight's trace."""
+"""Running a lens: with a cache, with hooks, as its pipeline runs it, or inside nnsight's trace."""
 
 from __future__ import annotations
 
@@ -10,28 +10,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dit_lens.cache import ActivationCache, Anatomy
+from dit_lens.cache import ActivationCache
 from dit_lens.conditioning import Conditioning
-from dit_lens.hook_points import HookFunction, NamesFilter, Table
-from dit_lens.inversion import Inversion
+from dit_lens.hook_points import HookFunction, NamesFilter
+from dit_lens.lens.restarting import Restarting
 from dit_lens.running import Evaluation, Generation, Recorder, Reduce, Request, Tokens, Where, keeping
-from dit_lens.tracing import Prefix
 from dit_lens.trajectory import Trajectory
 
 
-class Running(Inversion):
-    """The half of `DiTLens` that evaluates, with what is read and written on the way.
-
-    Attributes:
-        table: the model's hook points.
-    """
-
-    table: Table
-
-    @property
-    def blocks(self) -> int:
-        """Number of transformer blocks."""
-        return len(self.table.blocks)
+class Running(Restarting):
+    """The half of `DiTLens` that evaluates, with what is read and written on the way."""
 
     def run_with_cache(
         self,
@@ -45,6 +33,8 @@ class Running(Inversion):
         tokens: Tokens | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        start_at: int | None = None,
+        entering: Mapping[str, Tensor] | None = None,
         stop_at: str | None = None,
         **inputs: Any,
     ) -> tuple[Tensor | None, ActivationCache]:
@@ -57,16 +47,28 @@ class Running(Inversion):
                 `lambda x: x.mean(1)`, or `lambda x, hook: hook.grid.unflatten(x).mean((2, 3))`.
             tokens: (frame, row, column), integers or slices; of video tokens only these are kept, before `reduce`.
             device, dtype: of what is kept; as it is made unless given.
+            start_at: a block, counted from the end where it is negative. It is entered with the streams given as
+                `entering`, and earlier blocks are not run. Hooks act from there on; what lies in earlier blocks is not
+                kept.
+            entering: values of `table.entering(start_at)`, such as a cache of the same evaluation, changed or not.
             stop_at: a hook point behind which nothing is run; the velocity is then None.
             **inputs: instead of a trajectory: `latent`, `timestep` and optionally `encoder_hidden_states`.
 
         Raises:
-            KeyError: unknown hook point. IndexError: unknown step. TypeError: neither trajectory nor latent.
+            KeyError: unknown hook point, or a stream is not among those given. IndexError: unknown step or block.
+            TypeError: neither trajectory nor latent; or `start_at` without `entering`, or with `steps`.
+            ValueError: a hook, or all that is asked for, lies in blocks that are not run.
         """
         request = Request(names_filter, keeping(reduce, tokens, device, dtype), stop_at)
         several = None if steps is None else tuple(steps)
         evaluations = self._evaluations(trajectory, step, sigma, several, inputs)
-        velocities, caches = zip(*(self.model.run(evaluation, request) for evaluation in evaluations), strict=True)
+        if start_at is None and entering is None:
+            ran = [self.model.run(evaluation, request) for evaluation in evaluations]
+        elif several is not None:
+            raise TypeError("got start_at= with steps= · expected a single step=, whose streams are given")
+        else:
+            ran = [self._restarted(evaluations[0], start_at, entering, request)]
+        velocities, caches = zip(*ran, strict=True)
         grid, anatomy = self.model.grid(evaluations[0]), self._anatomy(*(e.expert for e in evaluations))
         axes = {} if reduce or tokens else {name: self.table.points[name].axes for name in caches[0]}
         if several is None:
@@ -174,48 +176,6 @@ class Running(Inversion):
         """
         (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
         return self.model.of(evaluation).traced.trace(evaluation.inputs)
-
-    def run_suffix(
-        self,
-        evaluation: Evaluation,
-        start: int,
-        entering: Mapping[str, Tensor],
-        functions: Mapping[str, HookFunction],
-        request: Request,
-    ) -> tuple[Tensor | None, ActivationCache]:
-        """Blocks from `start` on, given the streams that enter it; earlier blocks are not run.
-
-        Args:
-            evaluation: as for the whole model, at the batch size of the streams.
-            entering: values of `table.entering(start)`.
-            functions: one hook function per point; those of `hooks` do not act here.
-
-        Raises:
-            ValueError: a cache of another expert than the evaluation calls.
-        """
-        if isinstance(entering, ActivationCache):
-            self._check_expert(evaluation, entering)
-        streams = tuple(entering[name] for name in self.table.entering(start))
-        prefix = Prefix(self.table.blocks[:start], streams[0] if len(streams) == 1 else streams)
-        asked = Request(request.names, request.reduce, request.stop_at, prefix)
-        velocity, kept = self.model.run_with(evaluation, {name: [f] for name, f in functions.items()}, asked)
-        return velocity, ActivationCache(kept, self.model.grid(evaluation), self.blocks)
-
-    def _check_expert(self, evaluation: Evaluation, entering: ActivationCache) -> None:
-        own, other = self._anatomy(evaluation.expert), entering.anatomy
-        if own is None or other is None:
-            return
-        mine, theirs = (next(iter(anatomy.heads.values())).weight for anatomy in (own, other))
-        if mine.data_ptr() != theirs.data_ptr():
-            raise ValueError(
-                f"got streams that another transformer made than the {evaluation.expert or 'one'} of sigma"
-                f" {evaluation.sigma:g} · expected blocks before and behind of one · cache them at the same step"
-            )
-
-    def _anatomy(self, *experts: str | None) -> Anatomy | None:
-        """Of the transformer that was called; None where several were, whose weights differ."""
-        called = [member for member in self.model.members if member.expert in experts]
-        return Anatomy.of(called[0].transformer, self.table) if len(called) == 1 else None
 
     def _evaluations(
         self,

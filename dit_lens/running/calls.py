@@ -29,7 +29,11 @@ def intercepted(models: Sequence[HookedTransformer], pipeline: Any) -> Iterator[
     with ExitStack() as stack:
         for model in models:
             told = Branches(model.family, pipeline)
-            stack.enter_context(_replaced(model.transformer, "forward", _forward(model, pipeline, told)))
+            # At the end of a call a pipeline that moves its parts about makes forward anew, of what accelerate keeps.
+            for name in ("forward", "_old_forward"):
+                if name == "forward" or name in vars(model.transformer):
+                    hooked = _forward(model, pipeline, told, getattr(model.transformer, name))
+                    stack.enter_context(_replaced(model.transformer, name, hooked))
             if hasattr(model.transformer, "cache_context"):
                 noted = told.noting(model.transformer)
                 stack.enter_context(_replaced(model.transformer, "cache_context", noted))
@@ -49,8 +53,8 @@ def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
             delattr(module, name)
 
 
-def _forward(model: HookedTransformer, pipeline: Any, told: Branches) -> Any:
-    forward = model.transformer.forward
+def _forward(model: HookedTransformer, pipeline: Any, told: Branches, forward: Any) -> Any:
+    """The given forward of the model, under the active hooks where a call is not ours."""
     signature = inspect.signature(type(model.transformer).forward)
 
     def hooked_forward(*args: Any, **kwargs: Any) -> Any:
@@ -64,7 +68,8 @@ def _forward(model: HookedTransformer, pipeline: Any, told: Branches) -> Any:
         evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, told.of_call())
         functions = model.active.at(evaluation)
         if not functions:
-            return forward(*args, **kwargs)
+            with model.by_ourselves():
+                return forward(*args, **kwargs)
         with _seen(model.transformer):
             output, _, _ = model.put_out(evaluation, functions, PLAIN)
         return output if wants_tuple else getattr(model.family, "OUTPUT", Transformer2DModelOutput)(*output)

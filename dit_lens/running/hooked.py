@@ -115,12 +115,18 @@ class HookedTransformer:
         functions = self.active.at(evaluation)
         if functions or request != PLAIN:
             return self.run_with(evaluation, functions, request)
+        with self.by_ourselves():
+            output = self.transformer(**evaluation.inputs)
+        return self.family.velocity(evaluation.inputs, output), {}
+
+    @contextmanager
+    def by_ourselves(self) -> Iterator[None]:
+        """Calls of the transformer in here are let through as they are."""
         self.calling = True
         try:
-            output = self.transformer(**evaluation.inputs)
+            yield
         finally:
             self.calling = False
-        return self.family.velocity(evaluation.inputs, output), {}
 
     def velocity(self, evaluation: Evaluation) -> Tensor:
         """The velocity (b, c, f, h, w) of a whole evaluation under the hooks that are active."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -103,22 +104,26 @@ def refuse_hooks(lens: DiTLens) -> None:
 
 
 def run(lens: DiTLens, evaluation: Evaluation, metrics: Iterable[Metric], names: Iterable[str] = ()) -> Run:
-    """Velocity and activations of an evaluation, no further than the metrics and `names` ask for.
-
-    Raises:
-        TypeError: something that is no metric.
-    """
-    asked = list(metrics)
-    for given in asked:
-        if not isinstance(given, Metric):
-            raise TypeError(
-                f"got a {type(given).__name__} as metric · expected probe.logit, VelocityProjection(), or"
-                " Readout(function, points) with function (velocity, cache) -> (b,)"
-            )
+    """Velocity and activations of an evaluation, no further than the metrics and `names` ask for."""
+    asked = [checked(metric) for metric in metrics]
     points = {*names, *(point for metric in asked for point in metric.points)}
     to_the_end = not points or any(not metric.points for metric in asked)
     stop = None if to_the_end else last(lens, points)
     return Run(*lens.model.run(evaluation, Request(sorted(points), stop_at=stop)))
+
+
+def checked(metric: Any) -> Metric:
+    """The metric.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(
+            f"got a {type(metric).__name__} as metric · expected probe.logit, VelocityProjection(), or"
+            " Readout(function, points) with function (velocity, cache) -> (b,)"
+        )
+    return metric
 
 
 def is_behind(lens: DiTLens, point: str, other: str) -> bool:

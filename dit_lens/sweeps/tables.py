@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import xarray as xr
@@ -10,7 +11,7 @@ import xarray as xr
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
 from dit_lens.running import Evaluation, count
-from dit_lens.sweeps.changes import Effects
+from dit_lens.sweeps.changes import Effects, checked
 from dit_lens.trajectory import Trajectory
 
 Path = Trajectory | Mapping[int, Evaluation]
@@ -31,9 +32,14 @@ def evaluations(lens: DiTLens, path: Path, steps: Sequence[int]) -> dict[int, Ev
     return {step: path[step] for step in steps}
 
 
-def named(metric: Metric | Mapping[str, Metric]) -> Mapping[str, Metric]:
-    """Metrics by name; a single one has the empty name."""
-    return metric if isinstance(metric, Mapping) else {"": metric}
+def named(metric: Any) -> dict[str, Metric]:
+    """Metrics by name; a single one has the empty name.
+
+    Raises:
+        TypeError: something that is no metric.
+    """
+    given = metric if isinstance(metric, Mapping) else {"": metric}
+    return {name: checked(one) for name, one in given.items()}
 
 
 def tabulate(
