@@ -1,13 +1,15 @@
-"""What capture to disk costs: `python -m benchmarks.store [capture|memory|disk|files]` prints what follows.
+"""What capture to disk costs: `python -m benchmarks.store [capture|memory|disk|packing|files]` prints what follows.
 
 capture   seconds of a capture (pooled resid_post and z of every block) beside the same forwards without one, in turns
 memory    peak resident memory of captures of more and more clips, each in a process of its own
 disk      the writer's throughput beside a raw sequential write of as many bytes; fsync on both sides, in turns
+packing   what compression leaves of activations, and how fast it is
 files     the usual way: full outputs to the CPU in float32, one file for each clip and step; beside it the capture's
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -27,6 +29,8 @@ from dit_lens.clips import Quadruplet
 from dit_lens.filling import Recipe, Take, fill, survey
 from dit_lens.lens import DiTLens
 from dit_lens.store import Filling, Plan, Variable, open_store
+from dit_lens.store.shards import Packing
+from dit_lens.tensor_file import to_bits
 
 POINTS = ("blocks.*.hook_resid_post", "blocks.*.attn.hook_z")
 STEPS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
@@ -37,8 +41,8 @@ ROUTE = Route("noising", 20)  # so that only forwards that are captured are time
 class Config:
     """Options."""
 
-    what: tyro.conf.Positional[Literal["capture", "memory", "disk", "files"]]
-    """Which of the four."""
+    what: tyro.conf.Positional[Literal["capture", "memory", "disk", "packing", "files"]]
+    """Which of the five."""
     clips: tuple[int, ...] = (1000,)
     """How many; of memory, several."""
     steps: int = 10
@@ -166,32 +170,72 @@ def measure_memory(config: Config) -> None:
 
 
 def time_disk(config: Config) -> None:
-    """One shard against one file, in turns."""
+    """One shard against one file, in turns; the first turn, in which the system finds the memory, is not counted."""
     cell = torch.randn(1, 2**22)  # 16 MiB
     steps = int(config.gigabytes * 1e9 / cell.nbytes)
     variable = Variable("x.none", ("feature",), tuple(cell.shape[1:]), "float32")
     levels = tuple(float(step) for step in range(steps))
     plan = Plan((variable,), tuple(range(steps)), levels, levels, config.rounds, config.rounds, {}, "none")
-    filling = Filling(config.folder / "store", plan, "{}")
+    filling, raw = Filling(config.folder / "store", plan, "{}"), config.folder / "raw"
     filling.begin()
+    spent = np.zeros((1 + config.rounds, 3, 2))
+    for i in range(1 + config.rounds):
+        turns = [lambda: as_shard(filling, cell), lambda: as_file(raw, cell, steps), lambda: digest(cell, steps)]
+        for which in (0, 1, 2) if i % 2 else (2, 1, 0):
+            begun = clock()
+            turns[which]()
+            spent[i, which] = clock() - begun
+            for path in (raw, *filling.folder.glob("*.h5")):
+                path.unlink(missing_ok=True)
+    size, (writer, plain, hashed) = steps * cell.nbytes / 1e6, np.median(spent[1:], axis=0)
+    for name, (wall, processor) in {"writer, sha256 included": writer, "raw": plain, "sha256 alone": hashed}.items():
+        print(f"{name}: {size / wall:.0f} MB/s ({processor:.2f} s of processor in {wall:.2f} s)")
+    print(f"writer / raw: {plain[0] / writer[0]:.2f}; writer / (raw, then sha256):", end=" ")
+    print(f"{(plain + hashed)[0] / writer[0]:.2f}; medians of {config.rounds} turns of {size:.0f} MB")
+    print("MB/s by turn (writer, raw): " + "  ".join(f"{one:.0f}, {two:.0f}" for one, two in size / spent[1:, :2, 0]))
+
+
+def as_shard(filling: Filling, cell: torch.Tensor) -> None:
+    """The store's first batch, with the same cell at every step."""
     columns = {"id": ["x"], "group": ["x"], "role": ["x"], "property": ["x"], "possible": [None]}
-    rates = np.zeros((config.rounds, 2))
-    for i in range(config.rounds):
-        begun = time.perf_counter()
-        with filling.claim(i), filling.shard(i, columns) as shard:
-            for step in range(steps):
-                shard.put(step, {("x.none", None): cell})
-        middle = time.perf_counter()
-        with (config.folder / "raw").open("wb", buffering=0) as file:
-            for _ in range(steps):
-                file.write(cell.numpy().data)
-            os.fsync(file.fileno())
-        rates[i] = steps * cell.nbytes / 1e6 / np.array([middle - begun, time.perf_counter() - middle])
-        (config.folder / "raw").unlink()
-        next(path for path in filling.folder.glob("*.h5")).unlink()
-    writer, raw = np.median(rates, axis=0)
-    print(f"writer, sha256 included {writer:.0f} MB/s, raw {raw:.0f} MB/s: {writer / raw:.2f}")
-    print("each turn (writer, raw): " + "  ".join(f"{one:.0f}, {other:.0f}" for one, other in rates))
+    with filling.claim(0), filling.shard(0, columns) as shard:
+        for step in range(len(filling.plan.steps)):
+            shard.put(step, {("x.none", None): cell})
+
+
+def as_file(path: Path, cell: torch.Tensor, times: int) -> None:
+    """The same bytes one after the other, flushed to disk."""
+    with path.open("wb", buffering=0) as file:
+        for _ in range(times):
+            file.write(cell.numpy().data)
+        os.fsync(file.fileno())
+
+
+def digest(cell: torch.Tensor, times: int) -> None:
+    """The sha256 of the same bytes, in memory: what no writer that tells it can do without."""
+    hashed = hashlib.sha256()
+    for _ in range(times):
+        hashed.update(cell.numpy().data)
+
+
+@torch.no_grad()
+def time_packing(config: Config) -> None:
+    """What shuffling and deflating leaves of the last block's output, whole and averaged, and its pace."""
+    lens, split = load(config, 16)
+    path = travel(lens, list(split), ROUTE)
+    point = f"blocks.{lens.blocks - 1}.hook_resid_post"
+    for dtype in (torch.float32, torch.bfloat16):
+        _, cache = lens.run_with_cache(path, STEPS[5], names_filter=point, dtype=dtype)
+        for name, values in (("tokens", cache[point]), ("means", cache[point].mean(1))):
+            array = to_bits(values)
+            times = max(1, int(1e8 / array.nbytes))
+            begun = clock()
+            for _ in range(times):
+                packed = Packing("auto")(array)[0]
+            wall, processor = clock() - begun
+            left = (len(packed) if isinstance(packed, bytes) else packed.nbytes) / array.nbytes
+            print(f"{name} as {str(dtype)[6:]}: {left:.2f} of its size is left", end=", ")
+            print(f"{times * array.nbytes / 1e6 / processor:.0f} MB a second of processor ({wall:.1f} s)")
 
 
 def time_files(config: Config) -> None:
@@ -221,7 +265,8 @@ def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     torch.set_num_threads(1)
     config.folder.mkdir(parents=True, exist_ok=True)
-    work = {"capture": time_capture, "memory": measure_memory, "disk": time_disk, "files": time_files}
+    work = {"capture": time_capture, "memory": measure_memory, "disk": time_disk, "packing": time_packing}
+    work["files"] = time_files
     try:
         work[config.what](config)
     finally:

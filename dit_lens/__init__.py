@@ -8,7 +8,7 @@ floor  what is there
 ====== ===================================================================================================
 9      patching, ablation: named questions over sweeps; filling: many clips into a store
 8      sweeps: (address, edit) -> effect, exact and without running anything twice; screening by gradients;
-       capture: pooled activations of many clips
+       capture: pooled activations of many clips; baselines: what else a probe may read
 7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
        training: the recipes of mini-wan and its kin
 6      fidelity: is the inverted path the sampler's own? continuation: given frames, sampled frames, rollouts
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dit_lens import (
         ablation,
+        baselines,
         datasets,
         edits,
         fidelity,
@@ -61,6 +62,7 @@ __all__ = [
     "Conditioning",
     "DiTLens",
     "ablation",
+    "baselines",
     "datasets",
     "edits",
     "fidelity",

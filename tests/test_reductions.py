@@ -125,7 +125,7 @@ def test_a_direction_reads_off_what_was_planted(tokens: Tensor, tmp_path: Path) 
     ("axes", "shape", "words"),
     [
         ("b k n n2", (2, 2, 24, 24), ("clip", "head", "frame", "row", "column", "key")),
-        ("b k n m", (2, 2, 24, 7), ("clip", "head", "frame", "row", "column", "key")),
+        ("b k n m", (2, 2, 24, 7), ("clip", "head", "frame", "row", "column", "text_key")),
         ("b k m n+m", (2, 2, 7, 31), ("clip", "head", "text_token", "key")),
         ("b m d", (2, 7, 5), ("clip", "text_token", "feature")),
         ("b c f h w", (2, 4, 3, 4, 8), ("clip", "channel", "frame", "row", "column")),
@@ -147,7 +147,9 @@ def test_every_axis_of_every_family_has_a_word(name: str) -> None:
         assert {*letters} - {*keys} <= {*WORDS}, point.name
 
 
-@pytest.mark.parametrize("text", ["mean", "space_mean.random:16:3", "moments.space_mean", "region:1-2:*:3", "none"])
+@pytest.mark.parametrize(
+    "text", ["mean", "frame_mass", "space_mean.random:16:3", "moments.space_mean", "region:1-2:*:3", "none"]
+)
 def test_a_reduction_reads_what_it_writes(text: str) -> None:
     assert str(parse(text)) == text
     assert parse(str(parse(text))) == parse(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 from pathlib import Path
@@ -29,8 +30,10 @@ from stores import (
     write_store,
 )
 
+from dit_lens import tensor_file
 from dit_lens.store import STORED, Failure, Filling, Variable, open_store
 from dit_lens.store.reading import Store
+from dit_lens.store.shards import flush
 
 SIZES = st.lists(st.integers(1, 4), max_size=3)
 
@@ -119,6 +122,24 @@ def test_a_shard_by_itself_says_what_it_is(folder: Path) -> None:
         assert [name.decode() for name in file["id"]] == columns(1)["id"]
         assert file["possible"][()].tolist() == [1, 0, -1] and file["sigma"][()].tolist() == [0.25, 0.75]
         assert json.loads(file["plan"][()])["asked"] == {"model": "made up"}
+
+
+def test_bfloat16_is_kept_alike_in_a_store_and_in_a_file_of_tensors(folder: Path, tmp_path: Path) -> None:
+    values = cells(VELOCITY, 1, 0)["velocity.none", None]
+    tensor_file.write(tmp_path / "tensors.h5", "made up", {"x": values}, {})
+    with h5py.File(tmp_path / "tensors.h5") as tensors, h5py.File(folder / "shard-000001.h5") as shard:
+        alone, stored = tensors["x"], shard["activations/velocity.none"]
+        assert alone.attrs["dtype"] == stored.attrs["dtype"] == "bfloat16" and alone.dtype == stored.dtype == np.uint16
+        np.testing.assert_array_equal(alone[()], stored[:, 0])
+        assert same_bits(tensor_file.to_tensor(stored[:, 0], "bfloat16"), values)
+
+
+def test_a_hash_is_that_of_the_file_and_is_not_told_of_what_could_not_be_flushed(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    path.write_bytes(bytes(range(256)) * 5000)
+    assert flush(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with patch("os.fsync", side_effect=OSError(5, "no such luck")), pytest.raises(OSError, match="no such luck"):
+        flush(path)
 
 
 def test_large_cells_have_a_chunk_for_each_clip(tmp_path: Path) -> None:

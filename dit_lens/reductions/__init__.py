@@ -12,10 +12,11 @@ A reduction is a chain of steps, each from a tensor with named axes to another:
 `region:F:R:C`        a box of tokens: each part a number, `first-last` or `*`; bit for bit
 `random:WIDTH:SEED`   random projection of the features (seed 0 unless told)
 `moments`             over frames at each place: mean, standard deviation, signed cube root of the third moment
+`frame_mass`          of a pattern: how much attention each frame pays to each, (frame, key_frame)
 `direction:FILE`      projection on the tensor "direction" of a safetensors file (last of a chain)
 ===================== ====================================================================================
 
-Means, moments and projections are worked out and kept in float32, or float64 where the activation is.
+Means, moments, masses and projections are worked out and kept in float32, or float64 where the activation is.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from torch import Tensor
 from dit_lens.axes import Part
 from dit_lens.choices import check_choice
 from dit_lens.hook_points import Hook
+from dit_lens.reductions.attention import FrameMass, FrameMasses, frame_mass
 from dit_lens.reductions.named import GRID, Named, name_axes
 from dit_lens.reductions.steps import TOKENS, Coarse, Direction, Mean, Moments, RandomProjection, Region, Tokens
 
-__all__ = ["GRID", "Direction", "Named", "Reduction", "Step", "parse"]
+__all__ = ["GRID", "Direction", "FrameMass", "FrameMasses", "Named", "Reduction", "Step", "frame_mass", "parse"]
 
 
 class Step(Protocol):
@@ -120,4 +122,5 @@ STEPS: dict[str, Callable[..., Step]] = {
     "region": lambda frame, row, column: Region(_part(frame), _part(row), _part(column)),
     "random": lambda width, seed="0": RandomProjection(_positive(width)[0], int(seed)),
     "moments": Moments,
+    "frame_mass": FrameMass,
 }

@@ -42,7 +42,9 @@ class Named:
 
 
 def name_axes(x: Tensor, letters: str, grid: TokenGrid) -> Named:
-    """A tensor with its axes in words, its video tokens on their grid; the keys of a pattern are "key".
+    """A tensor with its axes in words, its video tokens on their grid.
+
+    The keys of a pattern are "key", or "text_key" where they are text alone.
 
     Raises:
         ValueError: the tensor has not as many axes as letters.
@@ -51,7 +53,8 @@ def name_axes(x: Tensor, letters: str, grid: TokenGrid) -> Named:
     if len(spelled) != x.ndim:
         raise ValueError(f"got shape {tuple(x.shape)} · expected axes {letters!r}")
     is_pattern = len(spelled) == 4 and spelled[1] == "k"
-    words = [("key",) if is_pattern and i == 3 else WORDS[letter] for i, letter in enumerate(spelled)]
+    keys = ("text_key",) if spelled[-1] == "m" else ("key",)
+    words = [keys if is_pattern and i == 3 else WORDS[letter] for i, letter in enumerate(spelled)]
     for i, letter in enumerate(spelled):
         if letter == "n" and words[i] == GRID:
             x = x.unflatten(i, (grid.frames, grid.rows, grid.columns))

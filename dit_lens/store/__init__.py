@@ -10,7 +10,7 @@ A store is a folder:
 ================== ===========================================================================================
 
 A shard is written aside, flushed, renamed when whole, and indexed last; a kill at any moment costs at most the batch
-under way. bfloat16 is kept as the unsigned integers of its bits and says so in the attribute "dtype".
+under way. Values keep their bits, bfloat16 too (see `dit_lens.tensor_file`).
 """
 
 from __future__ import annotations

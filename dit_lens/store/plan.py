@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dit_lens.results import replace_atomically
@@ -19,7 +18,7 @@ from dit_lens.results import replace_atomically
 KIND = "dit_lens.store"
 VERSION = 1
 PLAN = "store.json"
-STORED = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4", "float64": "<f8"}  # bfloat16 as integers of its bits
+STORED = {"bfloat16": "<u2", "float16": "<f2", "float32": "<f4", "float64": "<f8"}  # see dit_lens.tensor_file
 COMPRESSIONS = ("auto", "none")
 
 Place = tuple[str, int | None]  # a variable's name and the position of the block, None where it has none
@@ -188,23 +187,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return {key: _frozen(own) for key, own in value.items()} if isinstance(value, dict) else value
-
-
-def to_bits(tensor: Tensor, dtype: str) -> np.ndarray:
-    """An array of exactly the tensor's bits, in the type that stands for `dtype` on disk."""
-    plain = tensor.detach().cpu().contiguous()
-    if plain.dtype == torch.bfloat16:
-        plain = plain.view(torch.int16)
-    return plain.numpy().view(STORED[dtype])
-
-
-def to_tensor(bits: np.ndarray, dtype: str) -> Tensor:
-    """The tensor that `to_bits` was given."""
-    if dtype == "bfloat16":
-        return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(bits)
-
-
-def to_floats(bits: np.ndarray, dtype: str) -> np.ndarray:
-    """The values as numpy floats; bfloat16, which numpy has not, as float32 without loss."""
-    return (bits.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else bits

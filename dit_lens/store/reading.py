@@ -20,7 +20,8 @@ from xarray.core import indexing
 import dit_lens.store.index as index
 from dit_lens.choices import check_choice
 from dit_lens.store.index import Entry
-from dit_lens.store.plan import STORED, Plan, Variable, check_version, open_plan, to_floats, to_tensor
+from dit_lens.store.plan import STORED, Plan, Variable, check_version, open_plan
+from dit_lens.tensor_file import to_floats, to_tensor
 
 Key = int | slice | Sequence[int] | np.ndarray
 

@@ -8,6 +8,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from dit_lens.results import replace_atomically
-from dit_lens.store.plan import KIND, STORED, VERSION, Place, Plan, Variable, sha256_file, to_bits
+from dit_lens.store.plan import KIND, STORED, VERSION, Place, Plan, Variable, sha256_file
+from dit_lens.tensor_file import to_bits
 
 CHUNK = 2**24  # bytes; above, each clip has a chunk of its own
 PAYS = 0.9  # a chunk is kept compressed where it shrinks to less than this
@@ -63,6 +65,8 @@ class ShardWriter:
     def put(self, step: int, values: Mapping[Place, Tensor]) -> None:
         """Hands over what the evaluation at a step (its index in the plan) gave; waits while the queue is full.
 
+        Nothing is copied on the way to the file: leave the tensors as they are until the shard is written.
+
         Raises:
             ValueError: an array of another shape or dtype than planned, or one that is put twice.
             OSError: the disk is full.
@@ -70,7 +74,7 @@ class ShardWriter:
         self.plan.check(values, len(self.clips["id"]))
         for name, block in values:
             self._strike(name, step, block)
-        arrays = {place: to_bits(tensor, self.plan.variable(place[0]).dtype) for place, tensor in values.items()}
+        arrays = {place: to_bits(tensor) for place, tensor in values.items()}
         if self._error is not None:
             raise self._error
         self._queue.put(_Cells(step, arrays))
@@ -108,7 +112,7 @@ class ShardWriter:
         try:
             with replace_atomically(self.path) as aside:
                 self._write(aside)
-                self.sha256 = sha256_file(aside)
+                self.sha256 = flush(aside)
             sync_folder(self.path.parent)
         except BaseException as error:  # raised again on the thread that fills
             self._error = error
@@ -154,15 +158,14 @@ class Packing:
     def __init__(self, compression: str):
         self.tries = compression == "auto"
 
-    def __call__(self, array: np.ndarray) -> tuple[bytes, int]:
+    def __call__(self, array: np.ndarray) -> tuple[bytes | np.ndarray, int]:
         """What to write for a chunk, and its filter mask; after one chunk that hardly shrank, none is tried again."""
-        plain = array.tobytes()
         if not self.tries:
-            return plain, UNFILTERED
-        shuffled = np.frombuffer(plain, np.uint8).reshape(-1, array.itemsize).T.tobytes()
+            return array, UNFILTERED
+        shuffled = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
         packed = zlib.compress(shuffled, 1)
-        self.tries = len(packed) < PAYS * len(plain)
-        return (packed, 0) if self.tries else (plain, UNFILTERED)
+        self.tries = len(packed) < PAYS * array.nbytes
+        return (packed, 0) if self.tries else (array, UNFILTERED)
 
 
 def _write_cell(dataset: Any, packing: Packing, place: tuple[int, ...], array: np.ndarray) -> None:
@@ -176,6 +179,15 @@ def _write_cell(dataset: Any, packing: Packing, place: tuple[int, ...], array: n
 
 def _blocks(variable: Variable) -> Sequence[int | None]:
     return range(variable.shape[0]) if variable.blocked else [None]
+
+
+def flush(path: Path) -> str:
+    """The sha256 of a file, worked out while it is flushed to disk: the two take as long as the longer of them."""
+    with path.open("rb") as file, ThreadPoolExecutor(1) as aside:
+        flushed = aside.submit(os.fsync, file.fileno())
+        digest = sha256_file(path)
+        flushed.result()  # raises what flushing raised
+    return digest
 
 
 def sync_folder(folder: Path) -> None:
