@@ -2,15 +2,17 @@
 
 Method: a table of solvers by numbers of steps gives what an inversion costs (evaluations of the velocity one way), what
 it loses there and back (latent, pixels beside the autoencoder alone), how far its noise is from that of a fine solution
-of the ODE, and how far it is from noise that is known, because the sampler started there. One solver is then looked at
-step by step (`lens.fidelity`), with a verdict on each metric, on clips of the data set and on files of one's own.
+of the ODE, how far it is from noise that is known, because the sampler started there, how far rounding the model to
+bfloat16 moves it, and how well a probe reads inverted states at all. One solver is then looked at step by step
+(`lens.fidelity`), with a verdict on each metric, on clips of the data set and on files of one's own, and asked what its
+noise owes to the prompt.
 
 Controls: a round trip can be exact by construction, so the known-noise test has the sampler's own path to compare with
 (latents, streams, attention patterns, probe logits), from its latent and from its decoded and encoded video, beside the
 distance between two clips; a random initialisation. What fidelity alone says of possible and impossible clips, and of
 whether a probe is right, is told as AUROC: 0.5 says nothing.
 
-Output: figures/data/invert_clips.nc. Cost: about six minutes of one core with the defaults.
+Output: figures/data/invert_clips.nc. Cost: about nine minutes of one core with the defaults.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ import xarray as xr
 from sklearn.metrics import roc_auc_score
 
 from analyses.command import main
+from analyses.invert_clips_table import table
 from dit_lens import datasets, fidelity
 from dit_lens.clips import ROLES, Clip, Quadruplet
+from dit_lens.conditioning import NEUTRAL, Conditioning
 from dit_lens.flow import Solver
 from dit_lens.inversion import frames_of
 from dit_lens.lens import DiTLens
@@ -36,15 +40,8 @@ from dit_lens.probing import Probe, Reads
 from dit_lens.reading import evenly, fit, read_frames
 from dit_lens.trajectory import Trajectory
 
-SOLVERS = {
-    "Euler": Solver("euler"),
-    "Euler, target time": Solver("euler", time_at="target"),
-    "implicit Euler": Solver("implicit_euler"),
-    "midpoint (RF-Solver)": Solver("midpoint"),
-    "Heun": Solver("heun"),
-    "FireFlow": Solver("fireflow"),
-}
 PROBED = 0.6  # the noise level that the probe reads at, two thirds up the blocks
+MOVED = (0.1, 1.0)  # of an embedding's norm
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,12 @@ class Config:
     """Training quadruplets, for the probe."""
     test: int = 44
     """Test quadruplets that fidelity is asked for labels of."""
+    few_train: int = 6
+    """Training quadruplets of the probe of every cell of the table."""
+    few_test: int = 6
+    """Test quadruplets of the probe of every cell of the table."""
+    prompts: tuple[str, ...] = (NEUTRAL, "a red ball rolls behind a wall")
+    """Prompts that the empty one is compared with, where the model has a text encoder."""
     seed: int = 0
     """Seed of the data set, of the known noise, and of the random initialisation."""
 
@@ -82,22 +85,27 @@ def run(config: Config) -> xr.Dataset:
     """The table of solvers, the reports, and what fidelity knows of labels."""
     train, test = (
         datasets.load(config.dataset, split=part, quadruplets=size, seed=config.seed)[:]
-        for part, size in (("train", config.train), ("test", max(config.test, config.clips)))
+        for part, size in (
+            ("train", max(config.train, config.few_train)),
+            ("test", max(config.test, config.clips, config.few_test)),
+        )
     )
     few = _clips(test[: config.clips])
     sources: dict[str, Any] = {config.dataset: few}
     if config.folder:
         sources[Path(config.folder).name] = files(Path(config.folder), few[0].frames)
     lens = DiTLens.from_pretrained(config.model, seed=config.seed)
-    probe = fit_probe(lens, train, config)
-    parts = [solver_table(lens, few, config), label_table(lens, test[: config.test], probe, config)]
+    probe = fit_probe(lens, train[: config.train], config.steps, config.solver, progress=True)
+    parts = [solver_table(lens, train, test, config), label_table(lens, test[: config.test], probe, config)]
+    parts.append(prompt_table(lens, few, config))
+    reports: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         own = lens if name == config.model else DiTLens.from_pretrained(name, seed=config.seed)
         told = {key: report(own, clips, probe if own is lens else None, config) for key, clips in sources.items()}
         joined: Any = xr.concat(told.values(), xr.Variable("data", list(told)), compat="override", coords="minimal")
-        parts.append(joined.expand_dims(model=[name]))
-    reports: Any = xr.concat(parts[2:], "model", data_vars="all", join="outer")
-    result = xr.merge([*parts[:2], reports], compat="equals", join="exact")
+        reports.append(joined.expand_dims(model=[name]))
+    by_model: Any = xr.concat(reports, "model", data_vars="all", join="outer")
+    result = xr.merge([*parts, by_model], compat="equals", join="exact")
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 
@@ -115,12 +123,14 @@ def files(folder: Path, like: np.ndarray) -> np.ndarray:
     return np.stack([fit(evenly(frames[1:-1], count), height, width) for frames in clips])
 
 
-def fit_probe(lens: DiTLens, quadruplets: Sequence[Quadruplet], config: Config) -> Probe:
+def fit_probe(
+    lens: DiTLens, quadruplets: Sequence[Quadruplet], steps: int, solver: str | Solver, progress: bool = False
+) -> Probe:
     """A probe for "possible" on token means of one block's output at one noise level, chosen beforehand."""
-    block, place = 2 * (lens.blocks - 1) // 3, lens.schedule(config.steps).step_at(PROBED)
+    block, place = 2 * (lens.blocks - 1) // 3, lens.schedule(steps).step_at(PROBED)
     point = f"{lens.table.blocks[block]}.hook_resid_post"
     clips = _clips(quadruplets)
-    path = lens.invert(clips, config.steps, config.solver, until=place, progress=True)
+    path = lens.invert(clips, steps, solver, until=place, progress=progress)
     possible, groups = np.array([clip.possible for clip in clips]), np.array([clip.group for clip in clips])
     reads = Reads(point, place, path.schedule.sigmas[place], lens.name)
     return Probe.fit(pooled(lens, path, reads).numpy(), possible, groups, reads)
@@ -133,47 +143,60 @@ def pooled(lens: DiTLens, path: Trajectory, reads: Reads) -> torch.Tensor:
     return cache[reads.point].float().cpu()
 
 
-def solver_table(lens: DiTLens, clips: list[Clip], config: Config) -> xr.Dataset:
-    """Costs and errors (solver, levels), means over clips."""
+def solver_table(lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], config: Config) -> xr.Dataset:
+    """Costs, errors, probe accuracy and drift in bfloat16 (solver, levels), means over clips."""
+    clips = _clips(test[: config.clips])
     exact = lens.invert(clips, config.fine, "heun").latents[-1]
+    truth = fidelity.Truth(exact, fidelity.white_noise(len(clips), exact, config.seed))
+    half = in_half(config)
     rows = [
-        [solver_cell(lens, clips, exact, solver, n, config.seed) for n in config.levels] for solver in SOLVERS.values()
+        [
+            fidelity.solver_cell(lens, clips, truth, solver, n, half).merge(
+                probe_cell(lens, train[: config.few_train], test[: config.few_test], n, solver)
+            )
+            for n in config.levels
+        ]
+        for solver in fidelity.SOLVERS.values()
     ]
-    grid: Any = xr.combine_nested(
-        rows,
-        ["solver", "levels"],
-        compat="override",
-        coords="minimal",
-        join="exact",
-    )
-    return grid.assign_coords(solver=list(SOLVERS), levels=list(config.levels))
+    lines: list[Any] = [xr.concat(row, xr.Variable("levels", list(config.levels))) for row in rows]
+    grid: Any = xr.concat(lines, xr.Variable("solver", list(fidelity.SOLVERS)))
+    told = grid.rename({str(name): f"table_{name}" for name in grid.data_vars} | {"comparison": "pair"})
+    return told.assign(table_probe_clips=len(ROLES) * config.few_test)
 
 
-def solver_cell(
-    lens: DiTLens, clips: list[Clip], exact: torch.Tensor, solver: Solver, steps: int, seed: int
+def in_half(config: Config) -> DiTLens | None:
+    """The model in bfloat16; None where it has no weights to be loaded so (a random initialisation)."""
+    half = DiTLens.from_pretrained(config.model, seed=config.seed, dtype=torch.bfloat16)
+    return half if half.facts()["dtype"] == "bfloat16" else None
+
+
+def probe_cell(
+    lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], steps: int, solver: Solver
 ) -> xr.Dataset:
-    """One cell of the table."""
+    """Accuracy of a probe that is fitted on training scenes of the same solver and steps, and seconds that it took."""
     began = time.perf_counter()
-    path = lens.invert(clips, steps, solver)
-    seconds = (time.perf_counter() - began) / len(clips)
-    error, back = fidelity.round_trip(lens, path)
-    pixels = fidelity.reconstruction(lens, path, back, clips).mean("clip")
-    known = fidelity.known_noise(lens, fidelity.white_noise(len(clips), exact, seed), steps, solver)
-    recovered = known.error.sel(measure="latent").isel(step=-1).mean("clip")
-    assert path.record is not None
-    return xr.Dataset(
-        {
-            "table_evaluations": float(path.record.evaluations.sum("step").mean()),
-            "table_seconds": seconds,
-            "table_error": float(error.mean()),
-            "table_error_at_data": float(error[0].mean()),
-            "table_converged": float(path.record.converged.mean()),
-            "table_psnr": pixels.psnr.rename(comparison="pair"),
-            "table_to_exact": float(fidelity.relative_error(path.latents[-1], exact).mean()),
-            "table_known": ("from", recovered.values),
-        },
-        coords={"from": list(fidelity.STARTS)},
-    ).expand_dims(["solver", "levels"])
+    probe, clips = fit_probe(lens, train, steps, solver), _clips(test)
+    path = lens.invert(clips, steps, solver, until=probe.reads.step)
+    logit = (pooled(lens, path, probe.reads) @ probe.weight + probe.bias).numpy()
+    right = (logit > 0) == np.array([clip.possible for clip in clips])
+    return xr.Dataset({"probe": right.mean(), "probe_seconds": time.perf_counter() - began})
+
+
+def prompt_table(lens: DiTLens, clips: list[Clip], config: Config) -> xr.Dataset:
+    """What the recovered noise owes to the prompt (prompt), means over clips, beside the distance of two clips'."""
+    path = lens.invert(clips, config.steps, config.solver)
+    found = fidelity.prompt_sensitivity(lens, path, prompts(lens, config)).mean("clip")
+    noise = path.latents[-1]
+    return found.assign(prompt_between=float(fidelity.relative_error(noise.roll(1, 0), noise).mean()))
+
+
+def prompts(lens: DiTLens, config: Config) -> dict[str, Conditioning]:
+    """Prompts by what they are called; of a model without text encoder its one embedding, moved at random."""
+    if lens.pipeline.components.get("text_encoder") is not None:
+        return {prompt: lens.encode_prompt(prompt) for prompt in config.prompts}
+    return {
+        f"embedding moved by {size:.0%}": fidelity.perturbed(lens.conditioning, size, config.seed) for size in MOVED
+    }
 
 
 def label_table(lens: DiTLens, quadruplets: Sequence[Quadruplet], probe: Probe, config: Config) -> xr.Dataset:
@@ -204,52 +227,6 @@ def report(lens: DiTLens, clips: list[Clip] | np.ndarray, probe: Probe | None, c
     means["verdict"] = ("sentence", fidelity.verdict(whole))
     means["n"] = len(frames_of(clips))
     return means
-
-
-def table(result: xr.Dataset) -> str:
-    """The table of solvers, the verdicts, and what fidelity knows of labels."""
-    lines = [
-        "solver, steps                evaluations  s/clip  round trip (mean, at data)   PSNR to autoencoder  to source"
-        "  exact noise  known noise (latent, video)  solved"
-    ]
-    for solver in result.solver.values:
-        for n in result.levels.values:
-            row = result.sel(solver=solver, levels=n)
-            psnr = {str(pair): float(row.table_psnr.sel(pair=pair)) for pair in row.pair.values}
-            known = [float(row.table_known.sel({"from": start})) for start in fidelity.STARTS]
-            lines.append(
-                f"{solver!s:22s} {n:4d}  {float(row.table_evaluations):11.0f}  {float(row.table_seconds):6.2f}"
-                f"  {float(row.table_error):11.1e} {float(row.table_error_at_data):11.1e}"
-                f"    {psnr[fidelity.TO_CEILING]:14.1f} dB   {psnr[fidelity.TO_SOURCE]:8.1f}"
-                f"  {float(row.table_to_exact):11.1e}  {known[0]:10.1e} {known[1]:12.1e}"
-                f"  {float(row.table_converged):10.0%}"
-            )
-    lines.append(f"ceiling: the autoencoder alone has {psnr[fidelity.CEILING]:.1f} dB to the source")
-    for model in result.model.values:
-        for data in result.data.values:
-            cell = result.sel(model=model, data=data)
-            lines += ["", f"{model}, {data} (n = {int(cell.n)})", *(f"  {s}" for s in cell.verdict.values)]
-    lines += ["", f"AUROC for possible, {int(result.label_clips)} clips; of the probe's being right"]
-    for predictor in result.predictor.values:
-        row = result.sel(predictor=predictor)
-        interval = f"[{float(row.label_low):.2f}, {float(row.label_high):.2f}]"
-        ordered = f"pairs in order {float(row.label_pairwise):.2f}; right {float(row.label_right):.2f}"
-        lines.append(f"  {predictor!s:24s} {float(row.label_auroc):.2f} {interval}  {ordered}")
-    lines.append(label_verdict(result))
-    return "\n".join(lines)
-
-
-def label_verdict(result: xr.Dataset) -> str:
-    """One sentence on what fidelity knows."""
-    knowing = (result.label_low > 0.5) | (result.label_high < 0.5)
-    found = [str(name) for name in result.predictor.values[knowing.values] if not str(name).startswith("probe")]
-    if not found:
-        return "Labels: no measure of fidelity tells possible from impossible (every interval holds 0.5)."
-    reach = float(abs(result.label_auroc.sel(predictor=found) - 0.5).max())
-    return (
-        f"Labels: {', '.join(found)} TELL possible from impossible, by an AUROC at most {reach:.2f} from 0.5;"
-        " a probe must beat them."
-    )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ module imports only from floors below its own (tests/test_layout.py holds it).
 ====== ===================================================================================================
 floor  what is there
 ====== ===================================================================================================
-9      patching, ablation: named questions over sweeps; filling: many clips into a store
+9      patching, ablation: named questions over sweeps; behaviour: what a model's continuations show; filling: many
+       clips into a store
 8      sweeps: (address, edit) -> effect, exact and without running anything twice; screening by gradients;
-       capture: pooled activations of many clips; baselines: what else a probe may read
+       capture: pooled activations of many clips; baselines: what else a probe may read;
+       steering: pushes along a direction
 7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
        training: the recipes of mini-wan and its kin
 6      fidelity: is the inverted path the sampler's own? continuation: given frames, sampled frames, rollouts
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from dit_lens import (
         ablation,
         baselines,
+        behaviour,
         datasets,
         edits,
         fidelity,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         reductions,
         results,
         stats,
+        steering,
         store,
         sweeps,
         video,
@@ -63,6 +67,7 @@ __all__ = [
     "DiTLens",
     "ablation",
     "baselines",
+    "behaviour",
     "datasets",
     "edits",
     "fidelity",
@@ -76,6 +81,7 @@ __all__ = [
     "reductions",
     "results",
     "stats",
+    "steering",
     "store",
     "sweeps",
     "video",

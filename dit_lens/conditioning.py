@@ -5,9 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from dit_lens.choices import check_choice
+from dit_lens.results import replace_atomically
+
+BRANCHES = ("cond", "uncond")  # of guidance, as pipelines name them
+EMPTY, NEUTRAL = "", "a video"  # prompts that say nothing of a clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +44,87 @@ class Conditioning:
             tensor = self.tensors[name].float().cpu()
             digest.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes safetensors, whole or not at all."""
+        with replace_atomically(Path(path)) as aside:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+            save_file(tensors, aside, metadata={"prompt": self.prompt})
+        return Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Conditioning:
+        """What `save` wrote, on the CPU.
+
+        Raises:
+            ValueError: the file is missing or damaged; names it.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                return cls({name: file.get_tensor(name) for name in file.keys()}, file.metadata()["prompt"])  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"got {path}, which cannot be read ({error}) · expected conditioning saved whole · delete it"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """Classifier-free guidance (Ho and Salimans 2022): away from what the model makes of a negative prompt.
+
+    Attributes:
+        scale: as the model's own pipeline counts it; 1 is no guidance.
+        negative: what the branch "uncond" is told; what it does not name is told as in the branch "cond".
+
+    Raises:
+        ValueError: a scale below 1.
+    """
+
+    scale: float
+    negative: Conditioning
+
+    def __post_init__(self):
+        if not self.scale >= 1:
+            raise ValueError(f"got guidance {self.scale} · expected at least 1, which is none")
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the branches of an evaluation are told.
+
+    Attributes:
+        guidance: None where there is one branch only.
+    """
+
+    conditioning: Conditioning
+    guidance: Guidance | None = None
+
+    def of_clips(self, clips: slice) -> Told:
+        """The part that belongs to some of the clips."""
+        if self.guidance is None:
+            return Told(self.conditioning.of_clips(clips))
+        own = Guidance(self.guidance.scale, self.guidance.negative.of_clips(clips))
+        return Told(self.conditioning.of_clips(clips), own)
+
+    def branch(self, name: str) -> Conditioning:
+        """What one of `BRANCHES` is told.
+
+        Raises:
+            ValueError: no such branch, or "uncond" without guidance.
+        """
+        if check_choice(name, BRANCHES, "guidance branch") == BRANCHES[0]:
+            return self.conditioning
+        if self.guidance is None:
+            raise ValueError("got branch 'uncond' of a path without guidance · expected 'cond' · guidance= makes both")
+        negative = self.guidance.negative
+        return Conditioning({**self.conditioning.tensors, **negative.tensors}, negative.prompt)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a result says of it: prompts, their hashes, and the scale of guidance."""
+        own = {"prompt": self.conditioning.prompt, "prompt_hash": self.conditioning.hash}
+        if self.guidance is None:
+            return own
+        negative = self.guidance.negative
+        away = {"negative_prompt": negative.prompt, "negative_hash": negative.hash}
+        return own | away | {"guidance": f"{self.guidance.scale:g}"}

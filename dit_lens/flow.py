@@ -55,6 +55,10 @@ class Step:
         """Of the velocity, on the way here."""
         return len(self.told)
 
+    def without_latent(self) -> Step:
+        """The same of as many clips whose latents (b, 0, ...) hold nothing: long paths need not stay in memory."""
+        return replace(self, x=self.x.new_empty(len(self.x), 0, *self.x.shape[2:]))
+
 
 def euler(velocity: Velocity, x: Tensor, sigmas: Sequence[float], time_at: str = "current") -> Iterator[Step]:
     """First order, one evaluation: x + h v(x, sigma).

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.forcing import CEILING, STATISTICS, by_hiding, by_property, drift_scores, scores
+from analyses.forcing import CEILING
+from analyses.forcing_scores import STATISTICS, by_hiding, by_property, drift_scores, scores
 from dit_lens import plots, results
 from figures.output import caption, save
 
@@ -112,10 +113,11 @@ def _hiding(axes: Axes, hiding: dict[int, xr.Dataset]) -> None:
     for i, measure in enumerate(("place", "colour")):
         ends = tuple(np.array([float(row[f"{measure}{end}"]) for row in hiding.values()]) for end in ENDS)
         _band(axes, spans, ends, i + 3, TITLES[measure])
-    axes.set_ylim(-0.04, 1.04)
+    axes.set_ylim(-0.04, 1.5)  # room for the legend
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_xticks(spans)
     axes.set_xlabel("frames hidden")
-    axes.legend(frameon=False, fontsize=6, loc="center", bbox_to_anchor=(0.5, 0.62))
+    axes.legend(frameon=False, fontsize=6, loc="upper center")
 
 
 def _drift(panels: np.ndarray, measured: xr.DataArray) -> None:

@@ -19,9 +19,9 @@ TONES = ("#0072b2", "#8fc4e2", "0.4", "0.75", "#d55e00", "#f0b48f")  # of models
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Above, solvers by cost; below, one of them: path, known noise, noise statistics and labels."""
+    """Above, solvers by cost; below, one of them: prompts, known noise, noise statistics and labels."""
     plots.use_style()
-    figure, panels = plt.subplot_mosaic("ABC;DEF", figsize=(7.2, 5.4))
+    figure, panels = plt.subplot_mosaic("ABC;DEF;GHI", figsize=(7.2, 7.8))
     _cost(panels["A"], result, result.table_error_at_data, "there and back: error of\nthe latent, |x̂ - x| / |x|")
     _cost(panels["B"], result, result.table_to_exact, "recovered noise: distance to\nthat of the ODE solved finely")
     _cost(
@@ -34,9 +34,18 @@ def draw(result: xr.Dataset) -> Path:
     figure.legend(
         *panels["A"].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=7
     )
-    _known(panels["D"], result)
-    _noise(panels["E"], result)
-    _labels(panels["F"], result)
+    n = int(result.table_probe_clips)
+    _cost(panels["D"], result, result.table_probe, f"probe fitted and tested on\ninverted states (n = {n})", log=False)
+    panels["D"].set_ylim(0.25, 1)
+    panels["D"].axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
+    if "table_drift" in result:
+        _cost(panels["E"], result, result.table_drift, "recovered noise: distance to\nthat of the model in bfloat16")
+    else:
+        panels["E"].set_axis_off()
+    _prompts(panels["F"], result)
+    _known(panels["G"], result)
+    _noise(panels["H"], result)
+    _labels(panels["I"], result)
     clips = ", ".join(f"{d}: {int(result.n.isel(model=0).sel(data=d))} clips" for d in result.data.values)
     made = results.facts(result)["config"]
     below = f"below: {made['solver']}, {made['steps']} steps; {clips}; AUROC: {int(result.label_clips)} clips"
@@ -82,6 +91,19 @@ def _known(axes: Axes, result: xr.Dataset) -> None:
     axes.set_xlabel("noise level σ")
     axes.set_title("known noise, from encoded video:\nerror / distance of two clips")
     axes.legend(frameon=False, fontsize=6)
+
+
+def _prompts(axes: Axes, result: xr.Dataset) -> None:
+    """How far the recovered noise moves under other prompts, beside the distance of two clips'."""
+    names = [*(str(name) for name in result.prompt.values), "another clip"]
+    values = 100 * np.array([*result.prompt_noise.values, float(result.prompt_between)])
+    rows = np.arange(len(names))[::-1]
+    axes.barh(rows, values, 0.6, color=[COLOURS[3]] * (len(names) - 1) + ["0.75"])
+    for row, value in zip(rows, values, strict=True):
+        axes.annotate(f"{value:.2g}%", (value, row), (2, 0), textcoords="offset points", va="center", fontsize=6)
+    axes.set_yticks(rows, [name if len(name) < 20 else name.replace(" by ", "\nby ") for name in names])
+    axes.set_xlim(0, 1.25 * values.max())
+    axes.set_title("recovered noise: moved by\nanother prompt (% of its norm)")
 
 
 def _noise(axes: Axes, result: xr.Dataset) -> None:

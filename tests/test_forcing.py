@@ -13,7 +13,8 @@ import xarray as xr
 import analyses.command
 import figures.output
 from analyses import forcing
-from analyses.forcing import COUNTS, Config, by_hiding, ceiling, drift_scores, drifted, scored, scores
+from analyses.forcing import COUNTS, Config, ceiling, drifted, scored
+from analyses.forcing_scores import by_hiding, drift_scores, scores
 from dit_lens.clips import Quadruplet
 from dit_lens.datasets.miniphys import MiniPhys
 from dit_lens.lens import DiTLens

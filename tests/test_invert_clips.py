@@ -13,11 +13,30 @@ from PIL import Image
 import analyses.command
 import figures.output
 from analyses import invert_clips
-from analyses.invert_clips import SOLVERS, files, label_verdict
+from analyses.invert_clips import files
+from analyses.invert_clips_table import label_verdict
 from dit_lens import results
+from dit_lens.fidelity import SOLVERS
 from figures import invert_clips as figure
 
-TINY = ["--train", "10", "--test", "2", "--clips", "1", "--levels", "2", "--steps", "3", "--fine", "3"]
+TINY = [
+    "--train",
+    "10",
+    "--test",
+    "2",
+    "--clips",
+    "1",
+    "--levels",
+    "2",
+    "--steps",
+    "3",
+    "--fine",
+    "3",
+    "--few_train",
+    "5",
+    "--few_test",
+    "2",
+]
 
 
 @pytest.fixture
@@ -44,10 +63,14 @@ def test_table_verdicts_and_figure(
     told = capsys.readouterr().out
     assert all(f"{solver}  " in told for solver in SOLVERS)
     assert "mini-wan-random, miniphys (n = 4)" in told and "mini-wan-random, mine (n = 2)" in told
+    assert "embedding moved by 10%" in told and "probe (n = 8)" in told
     assert told.count("  Known noise: recovered to") == 2 and "Labels: " in told
     assert (tmp_path / "out" / "invert_clips.pdf").stat().st_size > 5000
     made = results.open_result(tmp_path / "data" / "invert_clips.nc")
     assert made.table_evaluations.sel(solver="Euler").values.tolist() == [2]
+    assert "table_drift" not in made and " n/a " in told  # a random initialisation is not loaded in bfloat16
+    moved = made.prompt_noise.sel(prompt=["embedding moved by 10%", "embedding moved by 100%"]).values
+    assert 0 < moved[0] < moved[1]
     error = made.table_error.isel(levels=0)
     assert float(error.sel(solver="implicit Euler")) < 0.01 * float(error.sel(solver="Euler"))
 

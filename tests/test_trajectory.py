@@ -131,6 +131,21 @@ def test_the_timestep_on_a_level_is_the_schedulers_and_linear_in_between() -> No
     assert [schedule.timestep(sigma) for sigma in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 300, 600, 800, 1000]
 
 
+def test_shifted_levels_by_hand_and_as_diffusers_shifts_them() -> None:
+    schedule = Schedule((0.0, 0.25, 0.5, 1.0), (0.0, 250.0, 500.0, 1000.0))
+    shifted = schedule.shifted(3)
+    assert shifted.sigmas == pytest.approx((0, 0.5, 0.75, 1)) and shifted.timesteps == pytest.approx(
+        (0, 500, 750, 1000)
+    )
+    assert shifted.shifted(1 / 3).sigmas == pytest.approx(schedule.sigmas)
+    plain, own = (
+        Schedule.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=s), 10, sigmas=from_noise(10)) for s in (1.0, 3.0)
+    )
+    assert plain.shifted(3).sigmas == pytest.approx(own.sigmas) and plain.shifted(1).sigmas == plain.sigmas
+    with pytest.raises(ValueError, match="expected a positive one"):
+        schedule.shifted(0)
+
+
 def test_the_step_at_a_level_is_the_nearest() -> None:
     schedule = trajectory().schedule
     assert [schedule.step_at(sigma) for sigma in (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)] == [0, 0, 1, 2, 4, 4]

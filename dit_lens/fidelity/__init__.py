@@ -1,18 +1,25 @@
 """Fidelity: is the inverted path the sampler's own, and does it lose the clip?
 
 `report` (or `lens.fidelity`) puts together what `paths` (round trip, half the step, known noise), `images` (PSNR, SSIM)
-and `noise` (statistics of the recovered noise) measure; `verdict` says it in sentences. `labels` asks what fidelity
-itself knows of possible and impossible clips.
+and `noise` (statistics of the recovered noise) measure; `verdict` says it in sentences. `solvers` compares solvers and
+precisions, `prompts` asks what an inversion owes to its prompt, `labels` what fidelity itself knows of possible and
+impossible clips.
 """
 
 from __future__ import annotations
 
-import torch
 import xarray as xr
-from jaxtyping import Float
-from torch import Tensor
 
-from dit_lens.fidelity.images import psnr_of, ssim_of
+from dit_lens.fidelity.images import (
+    CEILING,
+    COMPARISONS,
+    TO_CEILING,
+    TO_SOURCE,
+    psnr_of,
+    reconstruction,
+    ssim_of,
+    white_noise,
+)
 from dit_lens.fidelity.labels import label_scores, predictors
 from dit_lens.fidelity.noise import noise_statistics
 from dit_lens.fidelity.paths import (
@@ -24,33 +31,39 @@ from dit_lens.fidelity.paths import (
     relative_error,
     round_trip,
 )
-from dit_lens.inversion import Input, Inversion, frames_of
+from dit_lens.fidelity.prompts import perturbed, prompt_sensitivity
+from dit_lens.fidelity.solvers import SOLVERS, Truth, precision_drift, solver_cell
+from dit_lens.inversion import Input, Inversion
 from dit_lens.trajectory import Trajectory
-from dit_lens.video import to_tensor
 
 __all__ = [
     "CEILING",
     "COMPARISONS",
     "EXTREME",
+    "SOLVERS",
     "STARTS",
     "TO_CEILING",
     "TO_SOURCE",
+    "Truth",
     "Watch",
     "convergence",
     "known_noise",
     "label_scores",
     "noise_statistics",
+    "perturbed",
+    "precision_drift",
     "predictors",
+    "prompt_sensitivity",
     "psnr_of",
     "reconstruction",
     "relative_error",
     "report",
     "round_trip",
+    "solver_cell",
     "ssim_of",
     "verdict",
     "white_noise",
 ]
-CEILING, TO_SOURCE, TO_CEILING = COMPARISONS = ("autoencoder to source", "x̂ to source", "x̂ to autoencoder")
 WITHIN_DB = 0.5  # of the autoencoder's PSNR: nothing is lost that the autoencoder keeps
 WITHIN_ERROR = 0.03  # mean relative error per step
 EXTREME = 3.0  # standard deviations
@@ -84,7 +97,7 @@ def report(
     there_and_back, back = round_trip(lens, trajectory)
     recovered = noise_statistics(trajectory.latents[-1])
     start = white_noise(max(2, len(trajectory)), trajectory.latents[0], seed)
-    known = known_noise(lens, start, trajectory.schedule, trajectory.solver, watch)
+    known = known_noise(lens, start, trajectory.schedule, trajectory.solver, watch, trajectory.told)
     parts = xr.merge(
         [
             xr.Dataset({"round_trip": there_and_back, "convergence": convergence(lens, trajectory)}),
@@ -98,35 +111,6 @@ def report(
     parts["evaluations"] = trajectory.record.evaluations.sum("step")
     parts["converged"] = trajectory.record.converged.all("step")
     return parts.assign_attrs(lens=lens.facts(), solver=str(trajectory.solver), steps=len(trajectory.schedule))
-
-
-def white_noise(clips: int, like: Float[Tensor, "_ c f h w"], seed: int) -> Float[Tensor, "clips c f h w"]:
-    """Gaussian noise for that many clips, drawn on the CPU."""
-    return torch.randn((clips, *like.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(like)
-
-
-def reconstruction(lens: Inversion, trajectory: Trajectory, back: Trajectory, clips: Input | None) -> xr.Dataset:
-    """PSNR in dB and SSIM (comparison, clip) of the clip after the round trip, beside the autoencoder alone (ceiling).
-
-    Args:
-        back: the way back.
-        clips: the source, where there is one in pixels.
-    """
-    ceiling, again = (lens.decode(path).cpu() for path in (trajectory, back))
-    pairs: dict[str, tuple[Tensor, Tensor]] = {TO_CEILING: (again, ceiling.clamp(-1, 1))}
-    if clips is not None and not isinstance(clips, Tensor):
-        source = to_tensor(frames_of(clips))
-        if source.shape != ceiling.shape:
-            raise ValueError(
-                f"got clips of shape {tuple(source.shape)} · expected {tuple(ceiling.shape)}, those that were inverted"
-            )
-        pairs |= {CEILING: (ceiling, source), TO_SOURCE: (again, source)}
-    told = [name for name in COMPARISONS if name in pairs]
-    values = {
-        name: (("comparison", "clip"), torch.stack([measure(*pairs[pair]) for pair in told]).numpy())
-        for name, measure in (("psnr", psnr_of), ("ssim", ssim_of))
-    }
-    return xr.Dataset(values, coords={"comparison": told, "clip": list(trajectory.clip_ids)})
 
 
 def verdict(report: xr.Dataset) -> list[str]:

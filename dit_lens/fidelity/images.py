@@ -1,14 +1,19 @@
-"""How far videos are apart, clip by clip: PSNR and SSIM."""
+"""How far videos are apart, clip by clip: PSNR and SSIM, of what an inversion brings back beside the autoencoder."""
 
 from __future__ import annotations
 
 import torch
+import xarray as xr
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dit_lens.video import psnr
+from dit_lens.inversion import Input, Inversion, frames_of
+from dit_lens.trajectory import Trajectory
+from dit_lens.video import psnr, to_tensor
+
+CEILING, TO_SOURCE, TO_CEILING = COMPARISONS = ("autoencoder to source", "x̂ to source", "x̂ to autoencoder")
 
 WINDOW, SPREAD = 11, 1.5  # pixels
 STABLE = (0.01**2, 0.03**2)  # in units of the squared range of values
@@ -46,3 +51,32 @@ def _blurred(x: Float[Tensor, "i 1 h w"]) -> Float[Tensor, "i 1 _h _w"]:
     weights = torch.softmax(-(distance**2) / (2 * SPREAD**2), 0)
     rows = functional.conv2d(x, weights.view(1, 1, -1, 1))
     return functional.conv2d(rows, weights.view(1, 1, 1, -1))
+
+
+def white_noise(clips: int, like: Float[Tensor, "_ c f h w"], seed: int) -> Float[Tensor, "clips c f h w"]:
+    """Gaussian noise for that many clips, drawn on the CPU."""
+    return torch.randn((clips, *like.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def reconstruction(lens: Inversion, trajectory: Trajectory, back: Trajectory, clips: Input | None) -> xr.Dataset:
+    """PSNR in dB and SSIM (comparison, clip) of the clip after the round trip, beside the autoencoder alone (ceiling).
+
+    Args:
+        back: the way back.
+        clips: the source, where there is one in pixels.
+    """
+    ceiling, again = (lens.decode(path).cpu() for path in (trajectory, back))
+    pairs: dict[str, tuple[Tensor, Tensor]] = {TO_CEILING: (again, ceiling.clamp(-1, 1))}
+    if clips is not None and not isinstance(clips, Tensor):
+        source = to_tensor(frames_of(clips))
+        if source.shape != ceiling.shape:
+            raise ValueError(
+                f"got clips of shape {tuple(source.shape)} · expected {tuple(ceiling.shape)}, those that were inverted"
+            )
+        pairs |= {CEILING: (ceiling, source), TO_SOURCE: (again, source)}
+    told = [name for name in COMPARISONS if name in pairs]
+    values = {
+        name: (("comparison", "clip"), torch.stack([measure(*pairs[pair]) for pair in told]).numpy())
+        for name, measure in (("psnr", psnr_of), ("ssim", ssim_of))
+    }
+    return xr.Dataset(values, coords={"comparison": told, "clip": list(trajectory.clip_ids)})

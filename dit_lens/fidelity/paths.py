@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from dit_lens.conditioning import Told
 from dit_lens.flow import Solver
 from dit_lens.inversion import Inversion, Steps
 from dit_lens.probing import Probe
@@ -58,7 +59,13 @@ def round_trip(lens: Inversion, trajectory: Trajectory) -> tuple[xr.DataArray, T
 def convergence(lens: Inversion, trajectory: Trajectory) -> xr.DataArray:
     """The relative distance (step, clip) of an inversion from one with every step halved: what the grid decides."""
     assert trajectory.solver is not None
-    fine = lens.invert(trajectory.latent(0), trajectory.schedule.refined(), trajectory.solver)
+    fine = lens.invert(
+        trajectory.latent(0),
+        trajectory.schedule.refined(),
+        trajectory.solver,
+        prompt=trajectory.conditioning,
+        guidance=trajectory.guidance,
+    )
     return _by_step(relative_error(trajectory.latents, fine.latents[::2]), trajectory)
 
 
@@ -68,6 +75,7 @@ def known_noise(
     steps: Steps,
     solver: str | Solver = "heun",
     watch: Watch = NOTHING_BUT_LATENTS,
+    told: Told | None = None,
 ) -> xr.Dataset:
     """How far inversion strays from the sampler's own path, beside how far two clips' paths are apart.
 
@@ -75,6 +83,7 @@ def known_noise(
         noise: of at least two clips.
         steps: see `Inversion.invert`.
         solver: the inversion's; the path is that of the sampler it inverts.
+        told: prompt and guidance, of one clip or as many; the lens's own conditioning unless given.
 
     Returns:
         `error` (start, measure, step, clip) from `STARTS`, and `between` (measure, step, clip): the same measure from
@@ -86,11 +95,12 @@ def known_noise(
     """
     if len(noise) < 2:
         raise ValueError(f"got noise for {len(noise)} clip · expected two or more, to compare errors with")
-    solver = Solver.of(solver)
-    true = lens.sample(noise, solver.sampler, steps)
+    solver, told = Solver.of(solver), told or Told(lens.conditioning)
+    prompt: Any = {"prompt": told.conditioning, "guidance": told.guidance}
+    true = lens.sample(noise, solver.sampler, steps, **prompt)
     decoded = to_frames(lens.decode(true))
     starts = (true.latent(0), lens.encode(decoded.copy()))
-    paths = [lens.invert(start, true.schedule, solver) for start in starts]
+    paths = [lens.invert(start, true.schedule, solver, **prompt) for start in starts]
     watched = range(len(true.schedule) + 1) if watch.steps is None else watch.steps
     cells: list[xr.Dataset] = []
     for step in range(len(true.schedule) + 1):

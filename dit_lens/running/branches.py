@@ -1,4 +1,4 @@
-"""Which guidance branches a call of a transformer is for: as its pipeline names it, or by its place in the step."""
+"""Guidance branches: which ones a call of a transformer is for, and what guidance makes of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+
 DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
 HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
+FROM_COND = ("cosmos",)  # families whose pipelines add guidance to the branch "cond", so that their scale is 1 less
+
+
+def guided(family: ModuleType, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """What guidance makes of both branches: uncond + g (cond - uncond), or cond + g (cond - uncond) in Cosmos.
+
+    Of velocities, clean estimates and outputs alike, which differ by the latent that both branches are fed. Term for
+    term as the stock pipelines have it, so that it is theirs to the bit.
+    """
+    start = cond if family.NAME in FROM_COND else uncond
+    return start + scale * (cond - uncond)
 
 
 class Branches:

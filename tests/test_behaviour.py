@@ -1,0 +1,116 @@
+"""Behaviour: truth shows the possible outcome, its crossing the impossible one; what ignores the past adds up to 0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dit_lens import behaviour, tracker
+from dit_lens.behaviour import FirstHalves, Outcomes, Thing, distance
+from dit_lens.clips import Quadruplet
+from dit_lens.datasets.miniphys import PROPERTIES, MiniPhys
+from dit_lens.datasets.miniphys.scenes import COLOURS, SHAPES
+from dit_lens.lens import DiTLens
+
+SPLICE = 9
+
+
+@pytest.fixture(scope="module")
+def batch() -> list[Quadruplet]:
+    return MiniPhys("test", len(PROPERTIES))[:]
+
+
+@pytest.fixture(scope="module")
+def halves(lens: DiTLens, batch: list[Quadruplet]) -> FirstHalves:
+    return FirstHalves.of(lens, batch)
+
+
+@pytest.fixture(scope="module")
+def crossed(batch: list[Quadruplet]) -> np.ndarray:
+    return np.flatnonzero([q.crossed for q in batch])
+
+
+@pytest.mark.parametrize("index", range(len(PROPERTIES)), ids=PROPERTIES)
+def test_the_tracker_takes_clips_as_rendered_for_what_they_are(index: int, batch: list[Quadruplet]) -> None:
+    for pair in batch[index].pairs("first"):
+        outcomes = Outcomes.of(pair)
+        seen = [
+            tracker.track(clip.frames[SPLICE:], colours=tuple(COLOURS), shapes=SHAPES)
+            for clip in (pair.possible, pair.impossible)
+        ]
+        possible, impossible = (outcomes.margin(found) for found in seen)
+        if batch[index].crossed:
+            assert possible > 0.9 and impossible < -0.9
+        else:  # ramps differ by a part of a pixel
+            assert possible > 0 > impossible
+
+
+def test_outcomes_are_told_by_what_the_property_crosses(batch: list[Quadruplet]) -> None:
+    told = {q.property: Outcomes.of(q.pairs("first")[0]).told_by for q in batch}
+    assert {p for p, names in told.items() if names == ("colour",)} == {"colour", "exchange", "gate"}
+    assert told["shape"] == ("shape",)
+    assert {p for p, names in told.items() if not names} == {*PROPERTIES} - {"colour", "exchange", "gate", "shape"}
+
+
+def test_distance_by_hand() -> None:
+    red, blue = Thing((10.0, 10.0), "red", "disc"), Thing((12.0, 10.0), "blue", "disc")
+    assert distance([red], [red]) == 0 and distance([red], []) == distance([], [red]) == 1
+    assert distance([red], [blue]) == pytest.approx(0.5)  # two of four world pixels
+    assert distance([red], [blue], ["colour"]) == 1 and distance([red], [blue], ["shape"]) == pytest.approx(0.5)
+    assert distance([red, blue], [blue, red], ["colour"]) == 0
+    assert distance([red], [Thing((20.0, 10.0), "red", "disc")]) == 1
+    small = blue._replace(clear=False)
+    assert distance([], [small]) == 0 and distance([blue], [small]) == 0 and distance([red, blue], [red, small]) == 0
+
+
+def test_latents_and_pixels_of_truth_score_in_full(lens: DiTLens, halves: FirstHalves, crossed: np.ndarray) -> None:
+    possible, impossible = (behaviour.margins(lens, halves, x) for x in (halves.possible, halves.impossible))
+    assert possible[:, 1:] == pytest.approx(1, abs=1e-5) and impossible[:, 1:] == pytest.approx(-1, abs=1e-5)
+    middle = behaviour.margins(lens, halves, (halves.possible + halves.impossible) / 2)
+    assert middle[:, 2] == pytest.approx(0, abs=1e-5)
+    # the codec of the tests is fitted on few clips; the tracker reads most of what it leaves
+    both = np.concatenate([crossed, crossed + len(halves.pairs) // 2])
+    assert behaviour.shown(possible[both, 0]).mean() > 0.8 and behaviour.shown(impossible[both, 0]).mean() < 0.2
+
+
+def test_what_ignores_the_first_half_adds_up_to_nothing(
+    lens: DiTLens, halves: FirstHalves, crossed: np.ndarray, generator: torch.Generator
+) -> None:
+    count = len(halves.pairs) // 2
+    half = torch.randn(halves.possible[:count].shape, generator=generator)
+    found = behaviour.margins(lens, halves, torch.cat([half, half]))
+    assert found[crossed] + found[crossed + count] == pytest.approx(0, abs=1e-5)
+    assert np.abs(found).max() > 0.01
+
+
+def test_a_continuation_keeps_the_first_half_and_only_the_second_is_scored(lens: DiTLens, halves: FirstHalves) -> None:
+    made = behaviour.continued(lens, halves, steps=2)
+    assert torch.equal(made[:, :, : halves.cut], halves.possible[:, :, : halves.cut])
+    assert not torch.equal(made[:, :, halves.cut :], halves.possible[:, :, halves.cut :])
+    other = made.clone()
+    other[:, :, : halves.cut] = 0
+    assert np.array_equal(behaviour.margins(lens, halves, other)[:, 2], behaviour.margins(lens, halves, made)[:, 2])
+
+
+def test_a_tie_counts_one_half() -> None:
+    assert behaviour.shown(np.array([0.2, 0.0, -1.0])).tolist() == [1, 0.5, 0]
+
+
+def test_wrong_input_is_told(lens: DiTLens, halves: FirstHalves, batch: list[Quadruplet]) -> None:
+    with pytest.raises(ValueError, match="shares its second half"):
+        Outcomes.of(batch[0].pairs("second")[0])
+    with pytest.raises(ValueError, match="expected 8"):
+        halves.outcomes[0].margin([[]] * 17)
+    with pytest.raises(ValueError, match="one for each of 22 first halves"):
+        behaviour.margins(lens, halves, halves.possible[:3])
+    with pytest.raises(ValueError, match="no quadruplets"):
+        FirstHalves.of(lens, [])
+    (unseen,) = (q for q in MiniPhys("unseen", 11, ["colour"]) if q.id.endswith("000001-colour-colour"))
+    with pytest.raises(ValueError, match="expected colours and shapes that models were trained on"):
+        Outcomes.of(unseen.pairs("first")[0])
+    bare = replace(batch[0].a, factors={"splice": SPLICE})
+    with pytest.raises(ValueError, match="tells no scene"):
+        Outcomes.of(replace(batch[0].pairs("first")[0], possible=bare))
