@@ -89,7 +89,8 @@ def run(config: Config) -> xr.Dataset:
     parts: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        for path in config.paths if name == config.model else [way for way in config.paths if way != "noising"]:
+        paths = [way for way in config.paths if name == config.model or way != "noising"]
+        for path in paths:
             seen = {part: capture(lens, config, path, split) for part, split in splits.items()}
             source = name if path == "inversion" else f"{name}, {path}"
             parts.append(score_grid({part: s.activation for part, s in seen.items()}, source))

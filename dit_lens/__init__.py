@@ -6,11 +6,11 @@ module imports only from floors below its own (tests/test_layout.py holds it).
 ====== ===================================================================================================
 floor  what is there
 ====== ===================================================================================================
-9      patching, ablation: named questions over sweeps; behaviour: what a model's continuations show; filling: many
-       clips into a store
+9      patching, ablation: named questions over sweeps; paths: from part to part, and circuits; attribution:
+       integrated gradients; behaviour: what continuations show; filling: many clips into a store
 8      sweeps: (address, edit) -> effect, exact and without running anything twice; screening by gradients;
-       capture: pooled activations of many clips; baselines: what else a probe may read;
-       steering: pushes along a direction
+       capture: pooled activations of many clips; baselines: what else a probe may read; steering:
+       pushes along a direction
 7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
        training: the recipes of mini-wan and its kin
 6      fidelity: is the inverted path the sampler's own? continuation: given frames, sampled frames, rollouts
@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dit_lens import (
         ablation,
+        attribution,
         baselines,
         behaviour,
         datasets,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         flow,
         metrics,
         patching,
+        paths,
         plots,
         probing,
         reading,
@@ -66,6 +68,7 @@ __all__ = [
     "Conditioning",
     "DiTLens",
     "ablation",
+    "attribution",
     "baselines",
     "behaviour",
     "datasets",
@@ -75,6 +78,7 @@ __all__ = [
     "flow",
     "metrics",
     "patching",
+    "paths",
     "plots",
     "probing",
     "reading",

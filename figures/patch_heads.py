@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from analyses.patch_heads import content, label_odd, top_heads, velocity_recovery
+from analyses.pairs import content, label_odd, top_places, velocity_recovery
 from dit_lens import plots, results
 from figures.output import caption, save
 
@@ -44,7 +44,7 @@ def draw(result: xr.Dataset) -> Path:
                 sigma = float(result.sel(step=step).sigma)
                 cell.set_title(f"{model}\nstep {step}, σ = {sigma:.2f}")
                 chosen = np.zeros_like(values, dtype=bool)
-                for head in top_heads(result, model, step) if column == 0 else ():
+                for head in top_places(result, model, step) if column == 0 else ():
                     chosen[head] = True
                 plots.outline(cell, chosen)
             if row == len(rows) - 1:

@@ -13,11 +13,24 @@ import xarray as xr
 
 import analyses.command
 import figures.output
-from analyses import decode_states, follow_training, patch_heads, probe_blocks, surprise
+from analyses import (
+    decode_states,
+    follow_training,
+    pairs,
+    patch_attention,
+    patch_heads,
+    patch_mlp,
+    patch_residual,
+    probe_blocks,
+    surprise,
+)
 from dit_lens import datasets, results
 from figures import decode_states as decode_states_figure
 from figures import follow_training as follow_training_figure
+from figures import patch_attention as patch_attention_figure
 from figures import patch_heads as patch_heads_figure
+from figures import patch_mlp as patch_mlp_figure
+from figures import patch_residual as patch_residual_figure
 from figures import probe_blocks as probe_blocks_figure
 from figures import surprise as surprise_figure
 
@@ -25,6 +38,9 @@ ROOT = Path(__file__).parent.parent
 FEW = ["--controls", "mini-wan-random", "--levels", "4", "--train", "10", "--test", "10"]
 TINY = {
     "patch_heads": [*FEW, "--steps", "2", "3"],
+    "patch_residual": [*FEW, "--steps", "2"],
+    "patch_mlp": [*FEW, "--steps", "2", "--writes", "mlp_out"],
+    "patch_attention": [*FEW, "--steps", "2", "--parts", "q", "pattern"],
     "probe_blocks": [*FEW, "--unseen", "3", "--autoencoder", "", "--steps", "1", "3"],
     "surprise": ["--controls", "mini-wan-random", "--test", "22", "--draws", "1", "--sigmas", "0.6"],
     "decode_states": ["--controls", "mini-wan-random", "--train", "33", "--test", "22", "--blocks", "1"],
@@ -34,6 +50,9 @@ TINY = {
 }  # fmt: skip
 MODULES = {
     "patch_heads": (patch_heads, patch_heads_figure),
+    "patch_residual": (patch_residual, patch_residual_figure),
+    "patch_mlp": (patch_mlp, patch_mlp_figure),
+    "patch_attention": (patch_attention, patch_attention_figure),
     "probe_blocks": (probe_blocks, probe_blocks_figure),
     "surprise": (surprise, surprise_figure),
     "decode_states": (decode_states, decode_states_figure),
@@ -151,8 +170,27 @@ def planted(signs: dict[str, int]) -> xr.Dataset:
 
 
 def test_label_and_content_are_told_apart_by_hand() -> None:
-    result = planted(patch_heads.PAIRS)
-    assert patch_heads.label_odd(result).values == pytest.approx(1.0)
-    assert patch_heads.content(result).values == pytest.approx(1.5)
-    estimate, low, high = patch_heads.recovery(result)
+    result = planted(pairs.PAIRS)
+    assert pairs.label_odd(result).values == pytest.approx(1.0)
+    assert pairs.content(result).values == pytest.approx(1.5)
+    estimate, low, high = pairs.recovery(result)
     assert estimate == pytest.approx(0.5) and low == pytest.approx(0.5) and high == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("half", ["first", "second"])
+def test_content_cancels_among_the_pairs_that_share_a_half_too(half: str) -> None:
+    """The four pairs with a half in common swap the other one there and back, in A and in B."""
+    sign = pairs.PAIRS
+    side = {"A→C": 1, "C→A": -1, "B→D": -1, "D→B": 1, "A→D": 1, "D→A": -1, "B→C": -1, "C→B": 1}
+    result = planted(sign)
+    given = np.array([2.0 * sign[pair] + 3.0 * side.get(pair, 0) for pair in sign])
+    result["effect_logit"] = xr.zeros_like(result.effect_logit) + xr.DataArray(given, dims="pair")
+    assert pairs.label_odd(result, half).values == pytest.approx(1.0)
+    assert set(pairs.SHARING[half]) == {p for p in sign if sign[p] and shares(p) == half}
+
+
+def shares(pair: str) -> str:
+    """The half that two roles have in common, by what they are made of."""
+    made = {"A": "AA", "B": "BB", "C": "AB", "D": "BA"}
+    first, second = (made[role] for role in pair.split("→"))
+    return "first" if first[0] == second[0] else "second"

@@ -340,9 +340,7 @@ def test_what_is_missing_or_reduced_is_refused() -> None:
         replace(cache, anatomy=away).attribute_to(direction)
     with pytest.raises(ValueError, match="does not state its last layer"):
         cache.velocity_attrs(direction)
-    with pytest.raises(
-        ValueError, match=r"got a direction of \(3,\) · expected \(2,\), or that for each"
-    ):
+    with pytest.raises(ValueError, match=r"got a direction of \(3,\) · expected \(2,\), or that for each"):
         cache.attribute_to(torch.ones(3))
     with pytest.raises(KeyError, match="is no sum"):
         cache.attribute_to(direction, point="blocks.0.attn.hook_z")

@@ -25,7 +25,8 @@ FLOORS = {
     "fidelity": 6, "continuation": 6,
     "lens": 7, "training": 7,
     "sweeps": 8, "capture": 8, "baselines": 8, "steering": 8,
-    "patching": 9, "ablation": 9, "behaviour": 9, "filling": 9,
+    "patching": 9, "ablation": 9, "attribution": 9, "behaviour": 9,
+    "paths": 9, "filling": 9,
 }  # fmt: skip
 # On floor 2, edits read the vocabulary: a hook function is what an edit is.
 ALLOWED = {("edits", "hook_points")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from head_patches import head_patches
 from small_models import build
 from torch import Tensor
 
@@ -36,23 +37,12 @@ def probe() -> Probe:
     return Probe(weight, 0.3, 1.0, Reads(f"blocks.{READOUT}.hook_resid_post", STEP, 0.8, "random"))
 
 
-def head_patches(lens: DiTLens, clean: Trajectory) -> list[Change]:
-    with torch.no_grad():
-        _, cache = lens.run_with_cache(clean, step=STEP, names_filter="blocks.*.attn.hook_z")
-
-    def change(block: int, head: int) -> Change:
-        point = f"blocks.{block}.attn.hook_z"
-        return Change(point, edits.patch(cache[point], [head]))
-
-    return change_each({"block": range(lens.blocks), "head": range(lens.heads)}, change)
-
-
 def both(lens: DiTLens, clean: Trajectory, corrupted: Trajectory, metrics: dict) -> tuple[Effects, Effects]:
     """All heads' patches by the engine and literally."""
     at, source = lens.evaluation(corrupted, STEP), lens.evaluation(clean, STEP)
     with torch.no_grad():
         other = run(lens, source, metrics.values())
-    changes = head_patches(lens, clean)
+    changes = head_patches(lens, source)
     return sweep(lens, at, changes, metrics, other), sweep_literally(lens, at, changes, metrics, other)
 
 
@@ -125,7 +115,7 @@ def test_every_kind_of_place_is_swept_as_by_full_forwards(
 def test_the_batch_size_changes_nothing(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe, batch_size: int
 ) -> None:
-    at, changes = lens.evaluation(paths["c"], STEP), head_patches(lens, paths["a"])[:6]
+    at, changes = lens.evaluation(paths["c"], STEP), head_patches(lens, lens.evaluation(paths["a"], STEP))[:6]
     small = sweep(lens, at, changes, {"": probe.logit}, batch_size=batch_size).effect[""]
     torch.testing.assert_close(small, sweep(lens, at, changes, {"": probe.logit}).effect[""], rtol=0, atol=1e-5)
 
@@ -174,7 +164,7 @@ def planted(codec) -> DiTLens:
 def test_a_planted_head_is_found_first_by_patching_and_by_screening(codec, paths: dict[str, Trajectory]) -> None:
     lens, weight = planted(codec), torch.randn(128, generator=torch.Generator().manual_seed(0))
     probe = Probe(weight, 0.0, 1.0, Reads("blocks.4.hook_resid_post", STEP, 0.8, "planted"))
-    changes, at = head_patches(lens, paths["a"])[:20], lens.evaluation(paths["c"], STEP)
+    changes, at = head_patches(lens, lens.evaluation(paths["a"], STEP))[:20], lens.evaluation(paths["c"], STEP)
     exact = sweep(lens, at, changes, {"": probe.logit}).effect[""]
     for effect in (exact.abs(), screen(lens, at, changes, probe.logit).abs()):
         others = effect.clone()
@@ -187,7 +177,7 @@ def test_a_screen_is_exact_for_a_linear_metric_of_the_point_itself(lens: DiTLens
     metric = Readout(
         lambda v, cache: (cache["blocks.2.attn.hook_z"] * weight).flatten(1).sum(1), ("blocks.2.attn.hook_z",)
     )
-    changes, at = head_patches(lens, paths["a"])[:12], lens.evaluation(paths["c"], STEP)
+    changes, at = head_patches(lens, lens.evaluation(paths["a"], STEP))[:12], lens.evaluation(paths["c"], STEP)
     estimate, exact = screen(lens, at, changes, metric), sweep(lens, at, changes, {"": metric}).effect[""]
     torch.testing.assert_close(estimate[:, 8:], exact[:, 8:], rtol=1e-4, atol=1e-4)
     assert exact[:, 8:].abs().min() > 0
@@ -211,7 +201,7 @@ def test_the_correction_sees_through_a_saturated_softmax(
 def test_a_screened_sweep_verifies_the_top_and_checks_a_sample(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
-    changes, at = head_patches(lens, paths["a"]), lens.evaluation(paths["c"], STEP)
+    changes, at = head_patches(lens, lens.evaluation(paths["a"], STEP)), lens.evaluation(paths["c"], STEP)
     found = screened_sweep(lens, at, changes, probe.logit, top=3, sample=4)
     exact = sweep(lens, at, changes, {"": probe.logit}).effect[""]
     known = [*found.verified, *found.checked]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from head_patches import head_patches
 from safetensors.torch import save_file
 from small_models import build, wan
 from small_pipelines import CALL, experts, lens_on, noise, text
@@ -16,10 +17,10 @@ from small_pipelines import wan as pipeline_of
 from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, edits
-from dit_lens.metrics import VelocityProjection
+from dit_lens.metrics import Run, VelocityProjection
 from dit_lens.models import EMPTY_PROMPT
 from dit_lens.running import Experts, Request
-from dit_lens.sweeps import patch_each_head, patch_each_head_literally
+from dit_lens.sweeps import sweep, sweep_literally
 
 STEPS = 5
 HIGH, LOW = "high_noise", "low_noise"
@@ -199,8 +200,10 @@ def test_a_head_is_patched_in_the_expert_of_its_step(lens: DiTLens) -> None:
     metrics = {"velocity": VelocityProjection()}
     assert expected(lens, range(1, STEPS)) == [LOW, LOW, HIGH, HIGH]
     for step in (1, STEPS - 1):
-        fast = patch_each_head(lens, clean, corrupted, step, metrics).effect["velocity"]
-        slow = patch_each_head_literally(lens, clean, corrupted, step, metrics).effect["velocity"]
+        at, source = lens.evaluation(corrupted, step), lens.evaluation(clean, step)
+        with torch.no_grad():
+            other, changes = Run(*lens.model.run(source)), head_patches(lens, source)
+        fast, slow = (f(lens, at, changes, metrics, other).effect["velocity"] for f in (sweep, sweep_literally))
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
         assert fast.abs().max() > 1e-4
 

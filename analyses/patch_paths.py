@@ -1,0 +1,289 @@
+"""Which parts tell which, on the way to what the probe reads as plausibility?
+
+Method: the route, probe and pairs of `patch_heads`. From every head and MLP before the readout, the direct path to the
+readout, to every MLP, and to the queries, keys and values of the heads that matter most (ranked by patching whole heads
+on half the test scenes) is patched from one clip of a quadruplet into another, all other writes held as they were, and
+what follows the label (odd) is told from what follows content. The strongest paths make a circuit. Of the logit's
+contrast A + B - C - D, how much is left when all heads and MLPs outside the circuit are resampled from clips of other
+quadruplets (faithfulness), and when those of the circuit are (completeness: none should be)?
+
+Controls: a clip patched with itself; over the same paths, on the report scenes, a twin that never saw lawful clips and
+a random initialisation; random circuits of as many heads and MLPs. Heads and paths are ranked on half the test scenes
+and reported on the other, with a p-value for the largest of all paths (signs of quadruplets flipped).
+
+Output: figures/data/patch_paths.nc with effects (model, quadruplet, pair, sender, receiver), and logits of the first
+model's circuits (circuit, resampled, role, scene).
+Cost: about four minutes on one core with the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from analyses.attribute_writes import by_role, contrast, corrected_p, interval, load
+from analyses.command import main
+from analyses.frozen_probe import cross_validate, fit_probe, halves, route
+from analyses.pairs import PAIRS, label_odd
+from dit_lens import edits, stats
+from dit_lens.capture import batches, evaluations, of_role
+from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.lens import DiTLens
+from dit_lens.patching import patch_heads
+from dit_lens.paths import READOUT, ablate_circuit, circuit, parts_before, parts_of, patch_paths
+from dit_lens.probing import Probe
+from dit_lens.running import Evaluation
+
+CROSSED = {pair: sign for pair, sign in PAIRS.items() if sign or pair == "A→A"}
+Runs = Mapping[int, Evaluation]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the analysis."""
+
+    model: str = "mini-wan"
+    """Model in question: a bundled name, a diffusers folder, or a hub id."""
+    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
+    """Models whose paths must carry nothing; none with an empty list."""
+    dataset: str = "miniphys"
+    """Data set of crossed quadruplets."""
+    path: Literal["continuation", "inversion", "noising"] = "continuation"
+    """How clips get to a noise level: first half given clean, the sampler inverted, or straight to random noise."""
+    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
+    """Which of its laws: by default those that mini-wan's states tell best."""
+    step: int = 14
+    """Step to patch at, counted from data (0) to noise."""
+    levels: int = 20
+    """Steps of the sampler between data and noise (Euler)."""
+    train: int = 150
+    """Training quadruplets the probe is fitted on."""
+    test: int = 32
+    """Test quadruplets; half of them rank, half of them report (at least two of each law)."""
+    heads: int = 2
+    """Heads whose queries, keys and values are receivers."""
+    top: int = 12
+    """Paths that make the circuit, at most."""
+    least: float = 0.1
+    """The smallest of them, as a share of the largest."""
+    draws: int = 20
+    """Random circuits."""
+    batch_size: int = 8
+    """Quadruplets to a batch."""
+    seed: int = 0
+    """Seed of the data set, the noise, donors, random circuits and the random initialisation."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step, as a probe's fit takes it."""
+        return (self.step,)
+
+
+def run(config: Config) -> xr.Dataset:
+    """The paths of all models, along a dimension `model`; all with the readout and receivers that the first chose.
+
+    Raises:
+        ValueError: too few quadruplets to fit or to split, or of a law, to resample.
+    """
+    train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
+    ranking, report = split(test)
+    parts: list[xr.Dataset] = []
+    tested, block, chosen = xr.Dataset(), 0, list[str]()
+    for name in (config.model, *config.controls):
+        lens = DiTLens.from_pretrained(name, seed=config.seed)
+        accuracy, cells = cross_validate(lens, config, train)
+        if not parts:
+            block = int(accuracy.squeeze("step").values.argmax())
+        probe = fit_probe(cells, config.step, block, lens.name)
+        chosen = chosen or receivers(lens, config, ranking, probe)
+        told = paths(lens, config, report if parts else test, probe, chosen)
+        if not parts:
+            tested = circuits(lens, config, report, probe, told)
+        parts.append(told.assign(train_accuracy=float(accuracy.sel(block=block).squeeze())).expand_dims(model=[name]))
+    result = joined(parts, tested, test).assign_coords(readout=block, sigma=probe.reads.sigma)
+    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
+    return result
+
+
+def joined(parts: Sequence[xr.Dataset], tested: xr.Dataset, test: Sequence[Quadruplet]) -> xr.Dataset:
+    """The paths of all models, NaN where a control was not asked (it is on the report scenes alone), and circuits."""
+    alike = [part.drop_vars("property") for part in parts]
+    result = xr.concat(alike, "model", data_vars="all", join="outer", coords="minimal", compat="override")
+    result = result.reindex(quadruplet=[q.id for q in test], model=[str(part.model.item()) for part in parts])
+    return result.assign_coords(property=("quadruplet", [q.property for q in test])).merge(tested)
+
+
+def split(test: Sequence[Quadruplet]) -> tuple[list[Quadruplet], list[Quadruplet]]:
+    """Quadruplets to rank on and to report on."""
+    facts = xr.Dataset(coords={"quadruplet": [q.id for q in test]})
+    two = halves(facts.assign_coords(property=("quadruplet", [q.property for q in test])))
+    ranking, report = ([q for q in test if q.id in part.quadruplet.values] for part in two)
+    return ranking, report
+
+
+# Paths.
+
+
+def over_pairs(
+    lens: DiTLens,
+    config: Config,
+    quadruplets: Sequence[Quadruplet],
+    measure: Callable[[Runs, Runs], xr.Dataset],
+    what: str,
+) -> xr.Dataset:
+    """What `measure` tells of (clean, corrupted) for all pairs of quadruplets, as `patch_heads` tells it."""
+    parts: list[xr.Dataset] = []
+    for batch in batches(quadruplets, config.batch_size, f"{lens.name}, {what}"):
+        fed = evaluations(lens, batch, config.steps, route(config))[config.step]
+        pairs = [measure(*({config.step: of_role(fed, role)} for role in pair.split("→"))) for pair in CROSSED]
+        told = xr.concat([one.drop_vars(["donor", "clip"]) for one in pairs], "pair")
+        parts.append(told.rename(clip="quadruplet").assign_coords(quadruplet=[q.id for q in batch]))
+    told = xr.concat(parts, "quadruplet").squeeze("step", drop=True)
+    told = told.rename({name: f"{name}_logit" for name in ("effect", "total", "before")})
+    laws = ("quadruplet", [q.property for q in quadruplets])
+    return told.assign_coords(pair=list(CROSSED), sign=("pair", list(CROSSED.values())), property=laws)
+
+
+def receivers(lens: DiTLens, config: Config, ranking: Sequence[Quadruplet], probe: Probe) -> list[str]:
+    """The readout, the MLPs, and queries, keys and values of the heads with the largest label-odd effects.
+
+    Heads of the first block are none: only the embedding comes before them.
+    """
+
+    def measure(clean: Runs, corrupted: Runs) -> xr.Dataset:
+        return patch_heads(lens, clean, corrupted, config.steps, probe.logit)
+
+    effects = over_pairs(lens, config, ranking, measure, "heads")
+    odd = label_odd(effects.assign(probe_spread=probe.spread)).mean("quadruplet").sel(block=slice(1, None))
+    each = odd.stack(at=["block", "head"]).dropna("at")
+    heads = [f"{block}.{head}" for block, head in each.at.values[np.argsort(-np.abs(each.values))[: config.heads]]]
+    mlps = [name for name in parts_before(lens, probe.logit) if name.startswith("mlp")]
+    return [READOUT, *mlps, *(f"{head}.{taken}" for head in sorted(heads) for taken in "qkv")]
+
+
+def paths(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe, chosen: Sequence[str]) -> xr.Dataset:
+    """Effects (quadruplet, pair, sender, receiver) of the paths from all parts before the readout."""
+    senders = parts_before(lens, probe.logit)
+
+    def measure(clean: Runs, corrupted: Runs) -> xr.Dataset:
+        return patch_paths(lens, clean, corrupted, config.steps, probe.logit, senders, chosen)
+
+    return over_pairs(lens, config, test, measure, "paths").assign(probe_spread=probe.spread)
+
+
+def flat(effects: xr.DataArray) -> xr.DataArray:
+    """Paths along one dimension, those that run backward left out."""
+    return effects.stack(path=["sender", "receiver"]).dropna("path", how="all").transpose("quadruplet", ...)
+
+
+def found(told: xr.Dataset, config: Config) -> tuple[list[tuple[str, str]], list[str]]:
+    """The circuit by the ranking half: paths, the largest label-odd effect first, and the parts that they join."""
+    odd = label_odd(halves(told)[0]).mean("quadruplet", skipna=False)
+    edges = circuit(odd, config.top, config.least * float(np.abs(odd).max()))
+    return edges, parts_of(edges)
+
+
+def edges_of(result: xr.Dataset) -> list[tuple[str, str]]:
+    """The paths of the circuit that a result was made of."""
+    return [(str(sender), str(receiver)) for sender, receiver in result.path_joined.values]
+
+
+# The circuit.
+
+
+def circuits(
+    lens: DiTLens, config: Config, report: Sequence[Quadruplet], probe: Probe, ranked: xr.Dataset
+) -> xr.Dataset:
+    """Logits `value` (circuit, resampled, role, scene) and `whole` of the report scenes, and the circuit's paths."""
+    edges, parts = found(ranked, config)
+    told: list[xr.Dataset] = []
+    for law in dict.fromkeys(q.property for q in report):  # within which clips are resampled
+        batch = [q for q in report if q.property == law]
+        fed = evaluations(lens, batch, config.steps, route(config))
+        donors = edits.donors([q.id for q in batch] * len(ROLES), [law] * len(batch) * len(ROLES), config.seed)
+        one = ablate_circuit(lens, fed, config.steps, probe.logit, parts, donors, config.draws, config.seed)
+        told.append(by_role(one.drop_vars("clip").squeeze("step", drop=True), batch))
+    scenes = xr.concat(told, "quadruplet").drop_vars("property").rename(quadruplet="scene")  # the report half
+    return scenes.assign(path_joined=(("rank", "end"), np.array(edges)))
+
+
+def shares(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+    """Contrasts of the logit by scene with parts resampled (scene, circuit, resampled), and as it is (scene,)."""
+    spread = result.probe_spread.isel(model=0, drop=True)
+    value, whole = (
+        contrast(result[name].rename(scene="quadruplet"), spread).rename(quadruplet="scene")
+        for name in ("value", "whole")
+    )
+    return value.transpose("scene", "circuit", "resampled"), whole
+
+
+def table(result: xr.Dataset) -> str:
+    """Per model the circuit's paths on held-out scenes with intervals, then what the circuit keeps and takes."""
+    _, report = halves(result)
+    lines = [
+        f"heads and paths ranked on {result.sizes['quadruplet'] - report.sizes['quadruplet']} test quadruplets,"
+        f" reported on {report.sizes['quadruplet']}; label-odd effects in probe SDs, [95% interval over quadruplets]"
+    ]
+    for model in result.model.values:
+        lines += ["", *_lines(result.sel(model=model), report.sel(model=model), edges_of(result))]
+    return "\n".join([*lines, "", *_circuit_lines(result)])
+
+
+def _lines(whole: xr.Dataset, report: xr.Dataset, edges: Sequence[tuple[str, str]]) -> list[str]:
+    effects, total = flat(label_odd(report)), total_odd(report).values
+    p = effects[0].copy(data=corrected_p(effects.values))
+    lines = [
+        f"{whole.model.item()}, sigma {float(whole.sigma):.2f}, probe behind block {int(whole.readout)}: out of fold"
+        f" {float(whole.train_accuracy):.3f} on training scenes; whole change of the logit"
+        f" {interval(total, np.ones_like(total))}",
+        "  from    to          label-odd effect           share of the whole         p (largest of all)",
+    ]
+    for sender, receiver in edges:
+        effect = effects.sel(path=(sender, receiver)).values
+        lines.append(
+            f"  {sender:6s}  {receiver:8s}  {interval(effect, np.ones_like(effect))}  {interval(effect, total)}"
+            f"   {float(p.sel(path=(sender, receiver))):.4f}"
+        )
+    itself = float(np.abs(whole.effect_logit.sel(pair="A→A")).max())
+    largest = float(np.abs(effects.mean("quadruplet")).max())
+    return [*lines, f"  largest of {effects.sizes['path']} paths {largest:.3f}; a clip patched with itself: {itself:g}"]
+
+
+def total_odd(result: xr.Dataset) -> xr.DataArray:
+    """Clean - corrupted of the logit with the label's sign, averaged over the eight pairs, in probe SDs."""
+    return (result.total_logit * result.sign).sum("pair") / 8 / result.probe_spread
+
+
+def _circuit_lines(result: xr.Dataset) -> list[str]:
+    value, whole = shares(result)
+    parts = parts_of(edges_of(result))
+    lines = [
+        f"circuit of {len(parts)} of {result.sizes['sender']} parts in {result.model.values[0]}: {', '.join(parts)}",
+        f"  contrast of the logit with all parts as they are {interval(whole.values, np.ones_like(whole.values))}",
+    ]
+    for resampled, what in (("the rest", "left by the circuit alone"), ("the circuit", "left without the circuit")):
+        own, random = drawn(value.sel(resampled=resampled), whole)
+        told = interval(value.sel(circuit="found", resampled=resampled).values, whole.values)
+        side = 1 if resampled == "the rest" else -1  # a circuit keeps much, and leaves little
+        p = stats.permutation_p(side * np.array([own]), side * random[:, None]).item()
+        lines.append(
+            f"  share {what}: {told}; of {len(random)} random circuits mean {random.mean():+.3f}, from"
+            f" {random.min():+.3f} to {random.max():+.3f}; p {p:.3f}"
+        )
+    return lines
+
+
+def drawn(value: xr.DataArray, whole: xr.DataArray) -> tuple[float, np.ndarray]:
+    """Shares of the contrast that are left: with the circuit that was found, and with random ones."""
+    share = value.mean("scene") / whole.mean("scene")
+    return float(share.sel(circuit="found")), share.drop_sel(circuit="found").values
+
+
+if __name__ == "__main__":
+    from figures.patch_paths import draw
+
+    main(Config, run, table, draw, "patch_paths", __doc__)
