@@ -89,7 +89,7 @@ def run(config: Config) -> xr.Dataset:
     parts: list[xr.Dataset] = []
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        paths = [way for way in config.paths if name == config.model or way != "noising"]
+        paths: list[Way] = [way for way in config.paths if name == config.model or way != "noising"]
         for path in paths:
             seen = {part: capture(lens, config, path, split) for part, split in splits.items()}
             source = name if path == "inversion" else f"{name}, {path}"
