@@ -42,7 +42,9 @@ def draw(result: xr.Dataset) -> Path:
         maps[row, 0].set_ylabel(f"{path}\nblock")
     for axes, name in zip(maps[0], names, strict=True):
         axes.set_title(Path(name).name)
-    above.colorbar(image, ax=maps, label="accuracy per clip, test scenes", fraction=0.03, aspect=30)
+    above.colorbar(
+        image, ax=maps, label="test accuracy per clip" if len(paths) > 1 else "test accuracy", fraction=0.03, aspect=30
+    )
     intervals, properties = below.subplots(1, 2, width_ratios=[1, 2.4])
     plots.intervals(
         intervals, list(scores.source.values), scores.accuracy.values, scores.low.values, scores.high.values, 0.5

@@ -13,8 +13,8 @@ A family is a module with
   hook point out?) and `CALL` (what its arguments call the conditioning);
 - where its pipeline does so, `boundary` (the noise level between two experts), `by_frame` (is time told for every
   frame?), `given_frames` (clean frames that a clip begins with, by its conditioning), `CONTEXTS` (what the calls of a
-  step are for, in turn, where it names none by `cache_context`) and `schedule_arguments` (what it hands to its
-  scheduler);
+  step are for, in turn, where it names none by `cache_context`), `GUIDED_FROM_COND` (guidance is added to "cond") and
+  `schedule_arguments` (what it hands to its scheduler);
 - `noise_levels` (rising, after 0) where its scheduler does not count noise as a flow, and `as_fed` where the model is
   fed another latent than the flow's.
 

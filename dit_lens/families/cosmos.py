@@ -45,6 +45,7 @@ from dit_lens.families.parts import argument, item, point, read_only, upcast
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "cosmos"
+GUIDED_FROM_COND = True  # guidance is added to the branch "cond": the scale is 1 less than elsewhere
 TRANSFORMER = CosmosTransformer3DModel
 CONDITIONING = ("encoder_hidden_states",)
 OPTIONAL = ("condition_mask",)

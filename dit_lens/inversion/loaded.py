@@ -77,11 +77,11 @@ class Loaded:
                     f"got a tensor of shape {tuple(clips.shape)} · expected latents (b, {channels}, f, h, w)"
                     " · give frames as a uint8 numpy array (F, H, W, 3)"
                 )
-            return clips.to(self.transformer.device)
+            return clips.to(self.model.members[0].device)
         frames = frames_of(clips)
         starts = range(0, len(frames), batch_size)
         parts = [self.family.encode(self.vae, to_tensor(frames[start : start + batch_size])) for start in starts]
-        return torch.cat(parts).to(self.transformer.device)
+        return torch.cat(parts).to(self.model.members[0].device)
 
     def schedule(
         self,

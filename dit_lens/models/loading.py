@@ -47,7 +47,7 @@ def load_pipeline(name: str | Path, seed: int = 0, **options: Any) -> tuple[Diff
     if str(name) == models.RANDOM_INIT:
         from dit_lens.models.mini_wan import new_transformer
 
-        pipeline.register_modules(transformer=new_transformer(seed))
+        pipeline.transformer.load_state_dict(new_transformer(seed).state_dict())  # into the dtype that was asked for
     if step is not None:
         weights = load_file(models.checkpoint(Path(source), step))
         pipeline.transformer.load_state_dict({key: value.float() for key, value in weights.items()})

@@ -11,7 +11,6 @@ from torch import Tensor
 
 DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
 HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
-FROM_COND = ("cosmos",)  # families whose pipelines add guidance to the branch "cond", so that their scale is 1 less
 
 
 def guided(family: ModuleType, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -20,7 +19,7 @@ def guided(family: ModuleType, cond: Tensor, uncond: Tensor, scale: float) -> Te
     Of velocities, clean estimates and outputs alike, which differ by the latent that both branches are fed. Term for
     term as the stock pipelines have it, so that it is theirs to the bit.
     """
-    start = cond if family.NAME in FROM_COND else uncond
+    start = cond if getattr(family, "GUIDED_FROM_COND", False) else uncond
     return start + scale * (cond - uncond)
 
 

@@ -141,7 +141,7 @@ def _entering(lens: DiTLens, block: int | None) -> list[str]:
 
 def _affordable(lens: DiTLens, stream: float) -> int:
     """Clips to a forward whose activations fit a share of the free memory, where one has a stream of so many bytes."""
-    device = lens.transformer.device
+    device = lens.model.members[0].device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE * free / (STREAMS_PER_CLIP * stream)))
 
