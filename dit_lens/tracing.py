@@ -96,11 +96,10 @@ class TracedModel:
         it goes the forward that it found.
         """
         module: Any = self.envoy._module
-        found = module.forward
-        if "_hf_hook" not in vars(module) or found is self._instrumented:
+        if not self._displaced:
             yield
             return
-        module.forward = self._instrumented
+        found, module.forward = module.forward, self._instrumented
         try:
             yield
         finally:
@@ -111,8 +110,23 @@ class TracedModel:
         """Whether a trace of this model is under way."""
         return self.envoy.interleaver.interleaving
 
+    @property
+    def _displaced(self) -> bool:
+        """Whether the forward that nnsight instrumented was replaced by an offloading pipeline."""
+        module: Any = self.envoy._module
+        return "_hf_hook" in vars(module) and module.forward is not self._instrumented
+
     def trace(self, inputs: Mapping[str, Any]):
-        """The nnsight tracer over the transformer, for a `with` block of the user's."""
+        """The nnsight tracer over the transformer, for a `with` block of the user's.
+
+        Raises:
+            RuntimeError: a pipeline that moves its parts about has put forward on anew, which nnsight cannot follow.
+        """
+        if self._displaced:
+            raise RuntimeError(
+                "got a transformer whose forward its pipeline made anew (enable_model_cpu_offload) · expected it as the"
+                " lens found it · make a new lens on the pipeline before `trace`; run_with_cache and hooks go on"
+            )
         return self.envoy.trace(**inputs)
 
     def _due(self, points: Sequence[HookPoint]) -> dict[Site, list[HookPoint]]:

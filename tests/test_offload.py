@@ -73,3 +73,14 @@ def test_generations_keep_what_is_asked_for(lens: DiTLens, plain: DiTLens) -> No
     for made in (first, second):
         assert torch.equal(made.frames, expected.frames) and len(made) == len(expected) == 2
         assert torch.equal(made[1]["resid_post", 2], expected[1]["resid_post", 2])
+
+
+def test_a_trace_behind_a_call_of_an_offloading_pipeline_asks_for_a_new_lens(lens: DiTLens, plain: DiTLens) -> None:
+    call(lens)
+    with pytest.raises(RuntimeError, match="make a new lens"):
+        lens.trace(latent=noise(), timestep=400.0)
+    again = lens_on(lens.pipeline)
+    with again.trace(latent=noise(), timestep=400.0):
+        hidden = again.block(1).output.save()
+    _, kept = plain.run_with_cache(latent=noise(), timestep=400.0)
+    assert torch.equal(hidden, kept["resid_post", 1])
