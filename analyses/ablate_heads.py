@@ -3,79 +3,60 @@
 Method: one head at a time is taken away (its z zero, the mean over training clips, or another clip's of the same
 property), with the route and the probe of `patch_heads`. Of the states at the probe's block two things are asked. Does
 the *fixed* probe, fitted on the whole model, still tell? And does a probe *refitted* on states without the head? Only
-where the second falls is the knowledge gone, and not merely moved. And what becomes of content: the object's colour and
-place, decoded from the same states by probes refitted likewise.
+where the second falls is the knowledge gone, and not merely moved. And what becomes of content: the object's colour,
+decoded from the same states by a probe refitted likewise.
 
 Controls: a random write as long as the head's own at each token (the damage that a change of this size does, whatever
 it carries); the same on a twin that never saw lawful clips and on a random initialisation, which have nothing to lose.
 Heads are ranked on half the test scenes and reported on the other.
 
 Output: figures/data/ablate_heads.nc with scores (model, replacement, quadruplet, block, head).
-Cost: about four minutes of one core with the defaults.
+Cost: about nine minutes of one core with the defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import xarray as xr
 from einops import reduce
 from jaxtyping import Float
-from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
 from analyses.command import main
-from analyses.frozen_probe import SCENES, cross_validate, fit_probe, halves, route
-from dit_lens import ablation, datasets, edits, stats
+from analyses.frozen_probe import Options, cross_validate, fit_probe, halves, load, route
+from dit_lens import ablation, edits, stats
 from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import evaluations
 from dit_lens.choices import check_choice
-from dit_lens.clips import ROLES, Clip, Quadruplet
+from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Readout
 from dit_lens.probing import Probe, estimator
 from dit_lens.running import Evaluation
 
 REPLACEMENTS = ("zero", "mean", "resample", "random write")
-SCORES = ("fixed", "refitted", "colour", "place")
+SCORES = ("fixed", "refitted", "colour")
 STRENGTHS = tuple(float(strength) for strength in np.logspace(0, 6, 7))
 TOP = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models that have nothing to lose; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets whose clips know the truth about their objects."""
-    path: Literal["continuation", "inversion", "noising"] = "continuation"
-    """How clips get to a noise level (see `patch_heads`)."""
-    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
-    """Which of its laws."""
     replacements: tuple[str, ...] = REPLACEMENTS
     """What takes the place of a head."""
-    steps: tuple[int, ...] = (14,)
-    """The step to ablate at, counted from data (0) to noise; one."""
-    levels: int = 20
-    """Steps of the sampler between data and noise."""
     train: int = 120
     """Training quadruplets of all probes."""
     test: int = 60
     """Test quadruplets."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, of the noise, of donors and random writes, and of the random initialisation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,27 +71,19 @@ def run(config: Config) -> xr.Dataset:
     """Scores of all models with and without each head; every model is read at the block that the first chose.
 
     Raises:
-        ValueError: too few quadruplets to fit or to split, not one step, or an unknown replacement.
+        ValueError: too few quadruplets to fit or to split, or an unknown replacement.
     """
-    if config.train < SCENES or config.test < SCENES or len(config.steps) != 1:
-        raise ValueError(
-            f"got {config.train} training and {config.test} test quadruplets and {len(config.steps)} steps"
-            f" · expected at least {SCENES}, {SCENES} and exactly 1"
-        )
     for name in config.replacements:
         check_choice(name, REPLACEMENTS, "replacement")
-    train, test = (
-        _by_property(datasets.load(config.dataset, split=split, quadruplets=size, properties=config.properties,
-                                   seed=config.seed), config)
-        for split, size in (("train", config.train), ("test", config.test))
-    )  # fmt: skip
+    splits = load(config.dataset, config.properties, (config.train, config.test), config.seed)
+    train, test = (_by_property(split, config) for split in splits)
     parts: list[xr.Dataset] = []
     readout: int | None = None
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
-        accuracy, cells = cross_validate(lens, config, [q for batch in train for q in batch])
+        accuracy, cells = cross_validate(lens, config, splits[0])
         readout = int(accuracy.values[0].argmax()) if readout is None else readout
-        probe = fit_probe(cells, config.steps[0], readout, lens.name)
+        probe = fit_probe(cells, config.step, readout, lens.name)
         parts.append(score(lens, config, probe, (train, test)).expand_dims(model=[name]))
     attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "path": config.path, "lens": lens.facts()}
     return xr.concat(parts, "model").assign(readout=readout).assign_attrs(attrs)
@@ -161,13 +134,14 @@ def states(
     name: str,
 ) -> States:
     """What the probe reads of every clip, with the whole model and without each head of the blocks up to it."""
-    (step,) = config.steps
     whole: list[np.ndarray] = []
     without: dict[str, list[np.ndarray]] = {kind: [] for kind in config.replacements}
     for batch in tqdm(batches, desc=f"{lens.name}, {name}", unit="batch"):
         fed = evaluations(lens, batch, config.steps, route(config))
         for kind, replacement in _replacements(config, batch, means):
-            found = ablation.ablate_heads(lens, fed, [step], _by_frame(probe), replacement, _blocks(probe)).isel(step=0)
+            found = ablation.ablate_heads(lens, fed, config.steps, _by_frame(probe), replacement, _blocks(probe)).isel(
+                step=0
+            )
             before = _by_quadruplet(found.before.values)
             without[kind].append(before[:, :, None, None] + _by_quadruplet(found.effect.values))
         whole.append(before)
@@ -231,29 +205,17 @@ def _scores(
         np.stack([((told > 0) == possible).mean(1), np.ones(len(test))])
         for told in (logits, np.asarray(refitted).reshape(len(test), -1))
     ]
-    return np.stack([*rows, *(_content(target, train, test, known) for target in SCORES[2:])])
+    return np.stack([*rows, _colour(train, test, known)])
 
 
-def _content(
-    target: str, train: np.ndarray, test: np.ndarray, known: Sequence[Sequence[Quadruplet]]
-) -> Float[np.ndarray, "2 p"]:
-    """How well the first object's colour (accuracy) or place (1 - error / variance) in the last frame is decoded."""
-    truth = [np.array([[_told(clip, target) for clip in q.clips] for q in part]) for part in known]
+def _colour(train: np.ndarray, test: np.ndarray, known: Sequence[Sequence[Quadruplet]]) -> Float[np.ndarray, "2 p"]:
+    """How well the first object's colour in the last frame is decoded, where there is one."""
+    named = [np.array([[clip.tracks[0].colour[-1] for clip in q.clips] for q in part]) for part in known]
     there = [np.array([[bool(clip.tracks[0].present[-1]) for clip in q.clips] for q in part]) for part in known]
-    fit = make_pipeline(StandardScaler(), RidgeClassifierCV(STRENGTHS) if target == "colour" else RidgeCV(STRENGTHS))
-    told = fit.fit(train[there[0]], truth[0][there[0]]).predict(test[there[1]])
-    good, of = np.zeros(there[1].shape), np.zeros(there[1].shape)
-    if target == "colour":
-        good[there[1]], of[there[1]] = told == truth[1][there[1]], 1
-    else:
-        spread = ((truth[1][there[1]] - truth[0][there[0]].mean(0)) ** 2).sum(-1)
-        good[there[1]], of[there[1]] = spread - ((truth[1][there[1]] - told) ** 2).sum(-1), spread
-    return np.stack([good.sum(1), of.sum(1)])
-
-
-def _told(clip: Clip, target: str) -> object:
-    track = clip.tracks[0]
-    return track.colour[-1] if target == "colour" else np.nan_to_num(track.position[-1])
+    fitted = make_pipeline(StandardScaler(), RidgeClassifierCV(STRENGTHS)).fit(train[there[0]], named[0][there[0]])
+    right = np.zeros(there[1].shape)
+    right[there[1]] = fitted.predict(test[there[1]]) == named[1][there[1]]
+    return np.stack([right.sum(1), there[1].sum(1)])
 
 
 def loss(result: xr.Dataset) -> xr.DataArray:

@@ -21,18 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from scipy.stats import spearmanr
 
-from analyses.attribute_writes import block_read, fit, interval, load
 from analyses.command import main
-from analyses.frozen_probe import halves, route
+from analyses.frozen_probe import Options, fit, halves, interval, load, route
 from analyses.pairs import PAIRS, content, label_odd, top_places
 from dit_lens.attribution import Attribution, Line, gradient_times_difference, integrated_gradients
+from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, evaluations, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
@@ -46,23 +46,9 @@ HEADS = "blocks.*.attn.hook_z"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models whose maps must be flat; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
-    properties: tuple[str, ...] = ("inertia", "gravity", "continuity", "permanence")
-    """Which of its laws: by default those that mini-wan's states tell best."""
-    path: Literal["inversion", "noising", "continuation"] = "continuation"
-    """How clips get to the noise level: by the sampler, to random noise, or that with the first half given clean."""
-    step: int = 14
-    """Step to read at, counted from data (0) to noise."""
-    levels: int = 20
-    """Steps of the sampler between data and noise (Euler)."""
     train: int = 320
     """Training quadruplets the probe is fitted on."""
     test: int = 24
@@ -73,13 +59,6 @@ class Config:
     """Largest convergence delta, relative to max(|change of the logit|, probe SD)."""
     batch_size: int = 4
     """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, the noise and the random initialisation."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step, as probes are fitted at several."""
-        return (self.step,)
 
 
 def run(config: Config) -> xr.Dataset:
@@ -94,7 +73,7 @@ def run(config: Config) -> xr.Dataset:
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         probe, accuracy = fit(lens, config, train, block)
-        block = block_read(probe)
+        block = block_of(probe.reads.point)
         told = attribute(lens, config, test, probe)
         spread = xr.DataArray([probe.spread], coords={"step": [config.step]})
         parts.append(told.assign(probe_spread=spread, train_accuracy=accuracy).expand_dims(model=[name]))

@@ -29,9 +29,10 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.attribute_writes import block_read, fit, interval, load
 from analyses.command import main
+from analyses.frozen_probe import Options, fit, interval, load
 from dit_lens.attribution import Line, integrate
+from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, latent_splice, partly_noised, role_major, spliced_noise
 from dit_lens.clips import ROLES, Quadruplet, stack_frames
 from dit_lens.lens import DiTLens
@@ -46,23 +47,11 @@ Video = Float[Tensor, "b 3 F H W"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models whose attributions must be flat; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
-    properties: tuple[str, ...] = ("inertia", "gravity", "continuity", "permanence")
-    """Which of its laws: by default those that mini-wan's states tell best."""
-    path: Literal["noising", "continuation"] = "continuation"
+    path: Literal["continuation", "noising"] = "continuation"
     """To random noise, or that with the first half given clean."""
-    step: int = 14
-    """Step to read at, counted from data (0) to noise."""
-    levels: int = 20
-    """Steps of the sampler between data and noise."""
     train: int = 320
     """Training quadruplets the probe is fitted on."""
     test: int = 20
@@ -75,13 +64,6 @@ class Config:
     """Largest convergence delta, relative to max(|change of the logit|, probe SD)."""
     batch_size: int = 4
     """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, the noise and the random initialisation."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step, as probes are fitted at several."""
-        return (self.step,)
 
 
 def run(config: Config) -> xr.Dataset:
@@ -97,7 +79,7 @@ def run(config: Config) -> xr.Dataset:
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         probe, accuracy = fit(lens, config, train, block)
-        block = block_read(probe)
+        block = block_of(probe.reads.point)
         told = attribute(lens, config, test, probe)
         maps = maps or [shown(told, test, config.shown)]
         told = told.drop_vars(["heat", "difference"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)

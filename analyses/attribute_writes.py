@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,53 +26,30 @@ import xarray as xr
 from jaxtyping import Float
 
 from analyses.command import main
-from analyses.frozen_probe import Asked, cross_validate, fit_probe, halves, route
-from dit_lens import datasets, stats
+from analyses.frozen_probe import Options, fit, halves, interval, load, route
+from dit_lens import stats
 from dit_lens.cache import ActivationCache
+from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, evaluations
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe
 from dit_lens.running import Request
 
-SCENES = 10, 4  # least to fit on, and to rank on one half of each property and report on the other
 TOP = 6
 FLIPS = 2000
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models whose maps must be flat; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
-    properties: tuple[str, ...] = ("inertia", "gravity", "continuity", "permanence")
-    """Which of its laws: by default those that mini-wan's states tell best."""
-    path: Literal["inversion", "noising", "continuation"] = "continuation"
-    """How clips get to the noise level: by the sampler, to random noise, or that with the first half given clean."""
-    step: int = 14
-    """Step to read at, counted from data (0) to noise."""
-    levels: int = 20
-    """Steps of the sampler between data and noise (Euler)."""
     train: int = 320
     """Training quadruplets the probe is fitted on."""
     test: int = 120
     """Test quadruplets."""
     directions: int = 4
     """Random directions beside the probe's."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, the noise, the random directions and the random initialisation."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step, as probes are fitted at several."""
-        return (self.step,)
 
 
 def run(config: Config) -> xr.Dataset:
@@ -88,51 +64,13 @@ def run(config: Config) -> xr.Dataset:
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         probe, accuracy = fit(lens, config, train, block)
-        block = block_read(probe)
+        block = block_of(probe.reads.point)
         told = written(lens, config, test, probe).assign(probe_spread=probe.spread, train_accuracy=accuracy)
         parts.append(told.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
     result = result.assign_coords(readout_block=block, sigma=probe.reads.sigma)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
-
-
-def load(
-    dataset: str, properties: Sequence[str], sizes: tuple[int, int], seed: int
-) -> tuple[Sequence[Quadruplet], Sequence[Quadruplet]]:
-    """Training and test quadruplets.
-
-    Raises:
-        ValueError: too few to fit a probe on, or to rank on one half and report on the other.
-    """
-    least = SCENES[0], max(SCENES[1], 2 * len(properties))
-    if sizes[0] < least[0] or sizes[1] < least[1]:
-        raise ValueError(
-            f"got {sizes[0]} training and {sizes[1]} test quadruplets · expected at least {least[0]} and {least[1]}"
-        )
-    train, test = (
-        datasets.load(dataset, split=split, quadruplets=size, properties=properties, seed=seed)
-        for split, size in zip(("train", "test"), sizes, strict=True)
-    )
-    return train, test
-
-
-# The probe.
-
-
-def fit(
-    lens: DiTLens, config: Asked, train: Sequence[Quadruplet], block: int | None = None
-) -> tuple[Probe, xr.DataArray]:
-    """A probe of a block's output, the best out of fold unless one is given, and the accuracy at every depth."""
-    accuracy, cells = cross_validate(lens, config, train)
-    (step,) = config.steps
-    own = accuracy.sel(step=step, drop=True).rename(block="depth")
-    return fit_probe(cells, step, int(own.values.argmax()) if block is None else block, lens.name), own
-
-
-def block_read(probe: Probe) -> int:
-    """The block whose output a probe reads."""
-    return int(probe.reads.point.split(".")[1])
 
 
 # What is written along it.
@@ -263,12 +201,6 @@ def _controls(whole: xr.Dataset, effects: xr.DataArray) -> list[str]:
         f" {', '.join(random) or 'none drawn'}",
         f"  embedding (0 by construction): at most {embedding:.1g}; parts add up to every logit to {left:.1g}",
     ]
-
-
-def interval(numerator: np.ndarray, denominator: np.ndarray) -> str:
-    """A ratio of means with its 95% interval over quadruplets."""
-    estimate, low, high = (float(x) for x in stats.bootstrap_ratio(numerator, denominator))
-    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 if __name__ == "__main__":

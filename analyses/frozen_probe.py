@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import xarray as xr
 
+from dit_lens import datasets, stats
 from dit_lens.capture import Route, capture_pooled
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe, Reads, out_of_fold_logits
 
-SCENES = 10
+LEAST = 10, 4  # quadruplets to fit on, and to rank on one half of each property and report on the other
 
 
 class Asked(Protocol):
@@ -29,6 +31,59 @@ class Asked(Protocol):
     def batch_size(self) -> int: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of an analysis that reads one step by a frozen probe."""
+
+    model: str = "mini-wan"
+    """Model in question: a bundled name, a diffusers folder, or a hub id."""
+    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
+    """Models in which nothing must be found; none with an empty list."""
+    dataset: str = "miniphys"
+    """Data set of crossed quadruplets."""
+    path: Literal["continuation", "inversion", "noising"] = "continuation"
+    """How clips get to a noise level: first half given clean, the sampler inverted, or straight to random noise."""
+    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
+    """Which of its laws: by default those that mini-wan's states tell best."""
+    step: int = 14
+    """Step to read at, counted from data (0) to noise."""
+    levels: int = 20
+    """Steps of the sampler between data and noise (Euler)."""
+    train: int = 150
+    """Training quadruplets the probe is fitted on."""
+    test: int = 30
+    """Test quadruplets."""
+    batch_size: int = 8
+    """Quadruplets to a batch."""
+    seed: int = 0
+    """Seed of the data set, of all that is drawn at random, and of the random initialisation."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step, as probes are fitted at several."""
+        return (self.step,)
+
+
+def load(
+    dataset: str, properties: Sequence[str], sizes: tuple[int, int], seed: int
+) -> tuple[Sequence[Quadruplet], Sequence[Quadruplet]]:
+    """Training and test quadruplets.
+
+    Raises:
+        ValueError: too few to fit a probe on, or to rank on one half and report on the other.
+    """
+    least = LEAST[0], max(LEAST[1], 2 * len(properties))
+    if sizes[0] < least[0] or sizes[1] < least[1]:
+        raise ValueError(
+            f"got {sizes[0]} training and {sizes[1]} test quadruplets · expected at least {least[0]} and {least[1]}"
+        )
+    train, test = (
+        datasets.load(dataset, split=split, quadruplets=size, properties=properties, seed=seed)
+        for split, size in zip(("train", "test"), sizes, strict=True)
+    )
+    return train, test
 
 
 def route(config: Asked) -> Route:
@@ -68,3 +123,19 @@ def halves(result: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     for prop in np.unique(result.property):
         turn[np.flatnonzero(result.property.values == prop)[::2]] = True
     return result.isel(quadruplet=turn), result.isel(quadruplet=~turn)
+
+
+def fit(
+    lens: DiTLens, config: Asked, train: Sequence[Quadruplet], block: int | None = None
+) -> tuple[Probe, xr.DataArray]:
+    """A probe of a block's output, the best out of fold unless one is given, and the accuracy at every depth."""
+    accuracy, cells = cross_validate(lens, config, train)
+    (step,) = config.steps
+    own = accuracy.sel(step=step, drop=True).rename(block="depth")
+    return fit_probe(cells, step, int(own.values.argmax()) if block is None else block, lens.name), own
+
+
+def interval(numerator: np.ndarray, denominator: np.ndarray) -> str:
+    """A ratio of means with its 95% interval over quadruplets."""
+    estimate, low, high = (float(x) for x in stats.bootstrap_ratio(numerator, denominator))
+    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from analyses.frozen_probe import SCENES, cross_validate, fit_probe, halves, route
-from dit_lens import datasets, stats
+from analyses.frozen_probe import cross_validate, fit_probe, halves, load, route
+from dit_lens import stats
 from dit_lens.capture import batches, evaluations, latent_splice, of_role
 from dit_lens.clips import Half, Quadruplet
 from dit_lens.lens import DiTLens
@@ -71,15 +71,9 @@ def measure(config: Options, patch: Patch) -> xr.Dataset:
     Raises:
         ValueError: too few quadruplets to fit or to split, or no steps.
     """
-    train, test = (
-        datasets.load(config.dataset, split=split, quadruplets=size, properties=config.properties, seed=config.seed)
-        for split, size in (("train", config.train), ("test", config.test))
-    )
-    if config.train < SCENES or config.test < SCENES or not config.steps:
-        raise ValueError(
-            f"got {config.train} training and {config.test} test quadruplets and {len(config.steps)} steps"
-            f" · expected at least {SCENES}, {SCENES} and 1"
-        )
+    if not config.steps:
+        raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
+    train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
     readouts: dict[int, int] = {}
     for name in (config.model, *config.controls):

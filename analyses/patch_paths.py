@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import xarray as xr
 
-from analyses.attribute_writes import by_role, contrast, corrected_p, interval, load
+from analyses.attribute_writes import by_role, contrast, corrected_p
 from analyses.command import main
-from analyses.frozen_probe import cross_validate, fit_probe, halves, route
+from analyses.frozen_probe import Options, cross_validate, fit_probe, halves, interval, load, route
 from analyses.pairs import PAIRS, label_odd
 from dit_lens import edits, stats
 from dit_lens.capture import batches, evaluations, of_role
@@ -43,25 +42,9 @@ Runs = Mapping[int, Evaluation]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models whose paths must carry nothing; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
-    path: Literal["continuation", "inversion", "noising"] = "continuation"
-    """How clips get to a noise level: first half given clean, the sampler inverted, or straight to random noise."""
-    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
-    """Which of its laws: by default those that mini-wan's states tell best."""
-    step: int = 14
-    """Step to patch at, counted from data (0) to noise."""
-    levels: int = 20
-    """Steps of the sampler between data and noise (Euler)."""
-    train: int = 150
-    """Training quadruplets the probe is fitted on."""
     test: int = 32
     """Test quadruplets; half of them rank, half of them report (at least two of each law)."""
     heads: int = 2
@@ -72,15 +55,6 @@ class Config:
     """The smallest of them, as a share of the largest."""
     draws: int = 20
     """Random circuits."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, the noise, donors, random circuits and the random initialisation."""
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The step, as a probe's fit takes it."""
-        return (self.step,)
 
 
 def run(config: Config) -> xr.Dataset:

@@ -223,7 +223,8 @@ def _fed(lens: DiTLens, batch: Sequence[Quadruplet], steps: Sequence[int], route
     if check_choice(route.path, PATHS, "path") == "continuation":
         clean = encode(lens.encode, batch, route.crossing)
         noise, cut = spliced_noise(clean, batch, route.seed), latent_splice(clean, batch[0])
-        return [partly_noised(lens, clean, noise, schedule.sigmas[step], cut) for step in steps]
+        sigmas = [schedule.sigmas[schedule.check_step(step)] for step in steps]
+        return [partly_noised(lens, clean, noise, sigma, cut) for sigma in sigmas]
     trajectory = travel(lens, batch, route, until=max(steps))
     told = [(trajectory.latent(step), schedule.timesteps[step]) for step in steps]
     return [{"latent": lens.as_fed(x, time), "timestep": torch.tensor(time)} for x, time in told]

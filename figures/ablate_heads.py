@@ -17,7 +17,6 @@ LABELS = {
     "fixed": "fixed probe",
     "refitted": "refitted probe",
     "colour": "colour, refitted",
-    "place": "place, refitted",
 }
 
 
@@ -28,7 +27,7 @@ def draw(result: xr.Dataset) -> Path:
     kinds = [str(kind) for kind in lost.replacement.values]
     first, *controls = (str(model) for model in result.model.values)
     columns = [(first, kind) for kind in kinds] + [(model, kinds[0]) for model in controls]
-    figure, axes = plt.subplots(len(LABELS), len(columns), figsize=(1.45 * len(columns) + 1.4, 6.2), squeeze=False)
+    figure, axes = plt.subplots(len(LABELS), len(columns), figsize=(1.45 * len(columns) + 1.4, 4.8), squeeze=False)
     for row, (score, label) in enumerate(LABELS.items()):
         reach = max(1.0, *(float(np.abs(lost.sel(model=m, replacement=k, score=score)).max()) for m, k in columns))
         for column, (model, kind) in enumerate(columns):

@@ -18,8 +18,8 @@ from dit_lens.probing import Probe, Reads
 from figures import ablate_heads as figure
 
 TINY = [
-    "--controls", "mini-wan-random", "--properties", "continuity", "gravity", "--levels", "4", "--steps", "2",
-    "--train", "10", "--test", "10",
+    "--controls", "mini-wan-random", "--properties", "continuity", "gravity", "--levels", "4", "--step", "2",
+    "--train", "10", "--test", "4", "--batch-size", "5",
 ]  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_a_table_and_a_figure_are_made(
 ) -> None:
     call(TINY, monkeypatch, tmp_path)
     told = capsys.readouterr().out
-    assert "mini-wan-random, whole: fixed" in told and "random write" in told and "n = 10" in told
+    assert "mini-wan-random, whole: fixed" in told and "random write" in told and "n = 4" in told
     assert (tmp_path / "out" / "ablate_heads.pdf").stat().st_size > 5000
     result = results.open_result(tmp_path / "data" / "ablate_heads.nc")
     assert list(result.replacement.values) == ["none", *ablate_heads.REPLACEMENTS]
@@ -52,7 +52,6 @@ def test_a_table_and_a_figure_are_made(
     ("arguments", "says"),
     [
         (["--replacements", "zeros"], "did you mean 'zero'"),
-        (["--steps", "2", "3"], "exactly 1"),
         (["--train", "3"], "at least 10"),
     ],
 )
@@ -81,9 +80,9 @@ def test_moved_knowledge_fails_the_fixed_probe_alone_and_lost_knowledge_both() -
         good, of = scores.sum(-1).T
         accuracy[name] = dict(zip(ablate_heads.SCORES, good / of, strict=True))
     assert accuracy["whole"]["fixed"] > 0.9 and accuracy["whole"]["refitted"] > 0.9
-    assert abs(accuracy["moved"]["fixed"] - 0.5) < 0.1 < 0.9 < accuracy["moved"]["refitted"] + 0.0
+    assert abs(accuracy["moved"]["fixed"] - 0.5) < 0.1 < 0.9 < accuracy["moved"]["refitted"]
     assert abs(accuracy["lost"]["fixed"] - 0.5) < 0.1 and abs(accuracy["lost"]["refitted"] - 0.5) < 0.1
-    assert accuracy["whole"]["place"] < 0.1
+    assert accuracy["whole"]["colour"] < 0.4
 
 
 def test_a_loss_is_what_the_whole_model_has_more() -> None:
