@@ -53,7 +53,7 @@ class Config(Options):
     """Training quadruplets the probe is fitted on."""
     test: int = 24
     """Test quadruplets."""
-    nodes: int = 6
+    nodes: int = 10
     """Gradients to each line (Gauss-Legendre)."""
     limit: float = 0.05
     """Largest convergence delta, relative to max(|change of the logit|, probe SD)."""

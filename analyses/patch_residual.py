@@ -14,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import xarray as xr
 
+from analyses import pairs
 from analyses.command import main
-from analyses.pairs import Evaluations, Options, measure, table
+from analyses.pairs import Evaluations, Options, label_odd, measure
+from dit_lens import stats
+from dit_lens.clips import Half
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
 from dit_lens.patching import frames_of, patch_residual
@@ -39,6 +43,36 @@ def run(config: Config) -> xr.Dataset:
         return found.rename(region="frame")
 
     return measure(config, patch)
+
+
+def by_sharing(result: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Label-odd effects (quadruplet, ...) of each frame over the pairs that share it, and over the others."""
+    odd: dict[Half, xr.DataArray] = {half: label_odd(result, half) for half in ("first", "second")}
+    early = xr.DataArray(np.arange(result.sizes["frame"]) < int(result.given), dims="frame")
+    return {
+        "frame shared": xr.where(early, odd["first"], odd["second"]),
+        "frame differs": xr.where(early, odd["second"], odd["first"]),
+    }
+
+
+def table(result: xr.Dataset) -> str:
+    """The table of all patches, and block by block the frame with the largest effect, shared or not."""
+    lines = [
+        pairs.table(result),
+        "",
+        f"mean over {result.sizes['quadruplet']} test quadruplets, largest frame by block",
+    ]
+    for label, odd in by_sharing(result).items():
+        for model in result.model.values:
+            here = odd.sel(model=model).isel(step=0).transpose("quadruplet", "block", "frame").values
+            mean, low, high = stats.bootstrap_ratio(here, np.ones_like(here))
+            told = []
+            for block in np.flatnonzero(np.isfinite(mean).all(1)):
+                frame = int(np.abs(mean[block]).argmax())
+                cells = mean[block, frame], low[block, frame], high[block, frame]
+                told.append(f"block {block} frame {frame} {cells[0]:+.3f} [{cells[1]:+.3f}, {cells[2]:+.3f}]")
+            lines.append(f"  {label:14}{model!s:18}" + "   ".join(told))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ from pathlib import Path
 import xarray as xr
 
 from dit_lens import results
-from figures.places import draw_places
+from figures.places import by_rows, draw_places
 
 TABLE = Path("figures/data/patch_attention.nc")
 
 
 def draw(result: xr.Dataset) -> Path:
     """A row of maps for each part. Returns the file."""
-    return draw_places(result, "patch_attention", columns="head", rows="part")
+    return draw_places(result, "patch_attention", "head", by_rows(result, "part"))
 
 
 if __name__ == "__main__":

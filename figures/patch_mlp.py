@@ -7,14 +7,14 @@ from pathlib import Path
 import xarray as xr
 
 from dit_lens import results
-from figures.places import draw_places
+from figures.places import by_rows, draw_places
 
 TABLE = Path("figures/data/patch_mlp.nc")
 
 
 def draw(result: xr.Dataset) -> Path:
     """A row of maps for each layer. Returns the file."""
-    return draw_places(result, "patch_mlp", columns="frame", rows="write")
+    return draw_places(result, "patch_mlp", "frame", by_rows(result, "write"))
 
 
 if __name__ == "__main__":

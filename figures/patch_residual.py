@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from analyses.patch_residual import by_sharing
 from dit_lens import results
 from figures.places import draw_places
 
@@ -13,8 +14,9 @@ TABLE = Path("figures/data/patch_residual.nc")
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Maps of all pairs, of frames that a pair shares, and of frames in which it differs. Returns the file."""
-    return draw_places(result, "patch_residual", columns="frame", apart=True)
+    """Maps of frames that a pair shares, and of frames in which it differs. Returns the file."""
+    maps = {label: odd.mean("quadruplet", skipna=False) for label, odd in by_sharing(result).items()}
+    return draw_places(result, "patch_residual", "frame", maps)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,20 +11,17 @@ import xarray as xr
 
 from analyses.pairs import label_odd
 from dit_lens import plots
-from dit_lens.clips import Half
 from figures.output import caption, save
 
 
-def draw_places(result: xr.Dataset, name: str, columns: str, rows: str | None = None, apart: bool = False) -> Path:
+def draw_places(result: xr.Dataset, name: str, columns: str, maps: Mapping[str, xr.DataArray]) -> Path:
     """Label-odd effects on the probe's logit at the first step, block by `columns`; returns the file.
 
     Args:
-        rows: a dimension with a row of maps for each of its values.
-        apart: rows for the frames that pairs share and for those in which they differ, instead.
+        maps: mean effects by the label of their row.
     """
     plots.use_style()
     step = result.step.values[0]
-    maps = by_sharing(result) if apart else by_rows(result, rows)
     models = [str(model) for model in result.model.values]
     figure, axes = plt.subplots(
         len(maps), len(models), figsize=(2.1 * len(models) + 1.3, 1.7 * len(maps) + 0.7), squeeze=False
@@ -43,19 +41,7 @@ def draw_places(result: xr.Dataset, name: str, columns: str, rows: str | None = 
     return save(figure, name)
 
 
-def by_rows(result: xr.Dataset, rows: str | None) -> dict[str, xr.DataArray]:
+def by_rows(result: xr.Dataset, rows: str) -> dict[str, xr.DataArray]:
     """Mean label-odd effects of all pairs, by the values of a dimension."""
     odd = label_odd(result).mean("quadruplet", skipna=False)
-    return {"": odd} if rows is None else {str(value): odd.sel({rows: value}) for value in result[rows].values}
-
-
-def by_sharing(result: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Mean label-odd effects of each frame over the pairs that share it, and over those that differ in it."""
-    first: dict[Half, xr.DataArray] = {
-        half: label_odd(result, half).mean("quadruplet", skipna=False) for half in ("first", "second")
-    }
-    early = xr.DataArray(np.arange(result.sizes["frame"]) < int(result.given), dims="frame")
-    return {
-        "frame shared": xr.where(early, first["first"], first["second"]),
-        "frame differs": xr.where(early, first["second"], first["first"]),
-    }
+    return {str(value): odd.sel({rows: value}) for value in result[rows].values}
