@@ -68,7 +68,7 @@ def test_table_verdicts_and_figure(
     assert (tmp_path / "out" / "invert_clips.pdf").stat().st_size > 5000
     made = results.open_result(tmp_path / "data" / "invert_clips.nc")
     assert made.table_evaluations.sel(solver="Euler").values.tolist() == [2]
-    assert "table_drift" not in made and " n/a " in told  # a random initialisation is not loaded in bfloat16
+    assert (made.table_drift > 0).all() and made.table_drift.max() < 0.2 and " n/a " not in told
     moved = made.prompt_noise.sel(prompt=["embedding moved by 10%", "embedding moved by 100%"]).values
     assert 0 < moved[0] < moved[1]
     error = made.table_error.isel(levels=0)
