@@ -148,7 +148,7 @@ def solver_table(lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quad
     clips = _clips(test[: config.clips])
     exact = lens.invert(clips, config.fine, "heun").latents[-1]
     truth = fidelity.Truth(exact, fidelity.white_noise(len(clips), exact, config.seed))
-    half = in_half(config)
+    half = DiTLens.from_pretrained(config.model, seed=config.seed, dtype=torch.bfloat16)
     rows = [
         [
             fidelity.solver_cell(lens, clips, truth, solver, n, half).merge(
@@ -162,12 +162,6 @@ def solver_table(lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quad
     grid: Any = xr.concat(lines, xr.Variable("solver", list(fidelity.SOLVERS)))
     told = grid.rename({str(name): f"table_{name}" for name in grid.data_vars} | {"comparison": "pair"})
     return told.assign(table_probe_clips=len(ROLES) * config.few_test)
-
-
-def in_half(config: Config) -> DiTLens | None:
-    """The model in bfloat16; None where it has no weights to be loaded so (a random initialisation)."""
-    half = DiTLens.from_pretrained(config.model, seed=config.seed, dtype=torch.bfloat16)
-    return half if half.facts()["dtype"] == "bfloat16" else None
 
 
 def probe_cell(

@@ -25,13 +25,12 @@ def _solvers(result: xr.Dataset) -> list[str]:
             psnr = {str(pair): float(row.table_psnr.sel(pair=pair)) for pair in row.pair.values}
             known = [float(row.table_known.sel({"from": start})) for start in fidelity.STARTS]
             ceiling = psnr[fidelity.CEILING]
-            drift = f"{float(row.table_drift):10.1e}" if "table_drift" in row else "       n/a"
             lines.append(
                 f"{solver!s:22s} {n:4d}  {float(row.table_evaluations):11.0f}  {float(row.table_seconds):6.2f}"
                 f"  {float(row.table_error):11.1e} {float(row.table_error_at_data):11.1e}"
                 f"    {psnr[fidelity.TO_CEILING]:14.1f} dB   {psnr[fidelity.TO_SOURCE]:8.1f}"
                 f"  {float(row.table_to_exact):11.1e}  {known[0]:10.1e} {known[1]:12.1e}"
-                f"  {float(row.table_converged):10.0%}   {drift}"
+                f"  {float(row.table_converged):10.0%}   {float(row.table_drift):10.1e}"
                 f"  {float(row.table_probe):.2f} in {float(row.table_probe_seconds):.0f} s"
             )
     return [*lines, f"ceiling: the autoencoder alone has {ceiling:.1f} dB to the source"]

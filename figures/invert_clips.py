@@ -38,10 +38,7 @@ def draw(result: xr.Dataset) -> Path:
     _cost(panels["D"], result, result.table_probe, f"probe fitted and tested on\ninverted states (n = {n})", log=False)
     panels["D"].set_ylim(0.25, 1)
     panels["D"].axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-    if "table_drift" in result:
-        _cost(panels["E"], result, result.table_drift, "recovered noise: distance to\nthat of the model in bfloat16")
-    else:
-        panels["E"].set_axis_off()
+    _cost(panels["E"], result, result.table_drift, "recovered noise: distance to\nthat of the model in bfloat16")
     _prompts(panels["F"], result)
     _known(panels["G"], result)
     _noise(panels["H"], result)
