@@ -188,6 +188,8 @@ def run(config: Config) -> Path:
     measured = {"base": planted.measure(pairs["train"], config)[1]}
     facts = {"steps_done": len(teach(planted, pairs["pretrain"], config)), "measured": measured}
     measured["planted"] = planted.measure(pairs["train"], config)[1]
+    for part, name in ((pipeline, ""), (pipeline.transformer, "/transformer"), (pipeline.vae, "/vae")):
+        part.register_to_config(_name_or_path=config.base + name)  # and not the folder where it lay on this machine
     save(pipeline, config.out)
     planted.slices[0].detach().zero_()  # in memory only: without its columns of to_out a head is as if its z were zero
     measured["planted, z of the head zero"] = planted.measure(pairs["train"], config)[1]
