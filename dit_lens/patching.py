@@ -12,9 +12,8 @@ from dit_lens import edits
 from dit_lens.edits import Tokens
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
-from dit_lens.running import count
 from dit_lens.sweeps import Change, Path, change_each, clip_ids_of, evaluations, named, sweep, tabulate
-from dit_lens.sweeps.changes import refuse_hooks, run
+from dit_lens.sweeps.changes import check_pair, refuse_hooks, run
 
 EVERYWHERE: Mapping[str, Tokens] = {"all": (slice(None), slice(None), slice(None))}
 Address = tuple[str, Sequence[int] | None, Tokens | None]
@@ -151,11 +150,7 @@ def _patch(
     own = evaluations(lens, corrupted, steps)
     points = {change.point for change in change_each(dims, lambda **at: Change(place(**at)[0], edits.zero()))}
     for step in tqdm(steps, desc="patching", unit="step", disable=not progress):
-        if count(given[step]) != count(own[step]) or abs(given[step].sigma - own[step].sigma) > 1e-6:
-            raise ValueError(
-                f"got {count(given[step])} clean and {count(own[step])} corrupted clips at noise levels"
-                f" {given[step].sigma:g} and {own[step].sigma:g} · expected pairs on the same noise levels"
-            )
+        check_pair(given[step], own[step])
         with torch.no_grad():
             source = run(lens, given[step], metrics.values(), points)
 

@@ -27,7 +27,7 @@ from dit_lens.metrics import Metric, Readout
 from dit_lens.paths.parts import READOUT, Part, stream_read
 from dit_lens.running import Evaluation, count
 from dit_lens.sweeps import Change, Effects, Path, clip_ids_of, evaluations, sweep, tabulate
-from dit_lens.sweeps.changes import is_behind, refuse_hooks, run
+from dit_lens.sweeps.changes import check_pair, is_behind, refuse_hooks, run
 
 
 def patch_paths(
@@ -62,7 +62,7 @@ def patch_paths(
     refuse_hooks(lens)
     given, own, found = evaluations(lens, clean, steps), evaluations(lens, corrupted, steps), {}
     for step in tqdm(steps, desc="paths", unit="step", disable=not progress):
-        _check_pair(given[step], own[step])
+        check_pair(given[step], own[step])
         found[step] = _patch_step(lens, given[step], own[step], metric, senders, receivers)
     table = tabulate(found, {"sender": list(senders), "receiver": list(receivers)}, own)
     return table.assign_coords(clip=clip_ids_of(corrupted), donor=("clip", clip_ids_of(clean)))
@@ -144,11 +144,3 @@ def _values(velocity: Tensor | None, cache: Mapping[str, Tensor], point: str) ->
 
 def _add(x: Tensor, hook: Hook, more: Float[Tensor, " values"], heads: Sequence[int] | None = None) -> Tensor:
     return edits.add(more.reshape(x.shape), heads)(x, hook)
-
-
-def _check_pair(given: Evaluation, own: Evaluation) -> None:
-    if count(given) != count(own) or abs(given.sigma - own.sigma) > 1e-6:
-        raise ValueError(
-            f"got {count(given)} clean and {count(own)} corrupted clips at noise levels {given.sigma:g} and"
-            f" {own.sigma:g} · expected pairs on the same noise levels"
-        )

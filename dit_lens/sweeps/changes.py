@@ -14,7 +14,7 @@ from torch import Tensor
 from dit_lens.hook_points import HookFunction
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, Readout, Run
-from dit_lens.running import Evaluation, Request
+from dit_lens.running import Evaluation, Request, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,19 @@ def refuse_hooks(lens: DiTLens) -> None:
     """
     if lens.model.hooked:
         raise RuntimeError("got active hooks around a sweep · expected none · leave the `hooks` context first")
+
+
+def check_pair(clean: Evaluation, corrupted: Evaluation) -> None:
+    """Passes where clip i of one run can stand beside clip i of the other.
+
+    Raises:
+        ValueError: they differ in number of clips or noise level.
+    """
+    if count(clean) != count(corrupted) or abs(clean.sigma - corrupted.sigma) > 1e-6:
+        raise ValueError(
+            f"got {count(clean)} clean and {count(corrupted)} corrupted clips at noise levels {clean.sigma:g} and"
+            f" {corrupted.sigma:g} · expected pairs on the same noise levels"
+        )
 
 
 def run(lens: DiTLens, evaluation: Evaluation, metrics: Iterable[Metric], names: Iterable[str] = ()) -> Run:
