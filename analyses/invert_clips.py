@@ -12,7 +12,7 @@ Controls: a round trip can be exact by construction, so the known-noise test has
 distance between two clips; a random initialisation. What fidelity alone says of possible and impossible clips, and of
 whether a probe is right, is told as AUROC: 0.5 says nothing.
 
-Output: figures/data/invert_clips.nc. Cost: about nine minutes of one core with the defaults.
+Output: figures/data/invert_clips.nc. Cost: about ten minutes of one core with the defaults.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dit_lens import datasets, fidelity
 from dit_lens.clips import ROLES, Clip, Quadruplet
 from dit_lens.conditioning import NEUTRAL, Conditioning
 from dit_lens.flow import Solver
-from dit_lens.inversion import frames_of
+from dit_lens.inversion import Steps, frames_of
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe, Reads
 from dit_lens.reading import evenly, fit, read_frames
@@ -63,6 +63,8 @@ class Config:
     """Solver of the reports: euler, implicit_euler, midpoint, heun or fireflow."""
     steps: int = 25
     """Steps of the reports."""
+    shift: float = 2.0
+    """Factor by which levels are moved towards noise in a further row of the table, of Heun; no such row at 1."""
     fine: int = 100
     """Steps of Heun that stand for the exact solution in the table."""
     clips: int = 2
@@ -124,7 +126,7 @@ def files(folder: Path, like: np.ndarray) -> np.ndarray:
 
 
 def fit_probe(
-    lens: DiTLens, quadruplets: Sequence[Quadruplet], steps: int, solver: str | Solver, progress: bool = False
+    lens: DiTLens, quadruplets: Sequence[Quadruplet], steps: Steps, solver: str | Solver, progress: bool = False
 ) -> Probe:
     """A probe for "possible" on token means of one block's output at one noise level, chosen beforehand."""
     block, place = 2 * (lens.blocks - 1) // 3, lens.schedule(steps).step_at(PROBED)
@@ -149,23 +151,30 @@ def solver_table(lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quad
     exact = lens.invert(clips, config.fine, "heun").latents[-1]
     truth = fidelity.Truth(exact, fidelity.white_noise(len(clips), exact, config.seed))
     half = DiTLens.from_pretrained(config.model, seed=config.seed, dtype=torch.bfloat16)
-    rows = [
-        [
-            fidelity.solver_cell(lens, clips, truth, solver, n, half).merge(
-                probe_cell(lens, train[: config.few_train], test[: config.few_test], n, solver)
-            )
-            for n in config.levels
-        ]
-        for solver in fidelity.SOLVERS.values()
+    rows = {name: (solver, 1.0) for name, solver in fidelity.SOLVERS.items()}
+    if config.shift != 1:
+        rows[f"Heun, shift {config.shift:g}"] = (Solver("heun"), config.shift)
+    cells = [
+        xr.merge(
+            [
+                fidelity.solver_cell(lens, clips, truth, solver, schedule, half),
+                probe_cell(lens, train[: config.few_train], test[: config.few_test], schedule, solver),
+            ]
+        )
+        for solver, shift in rows.values()
+        for schedule in (lens.schedule(n, exact[:1]).shifted(shift) for n in config.levels)
     ]
-    lines: list[Any] = [xr.concat(row, xr.Variable("levels", list(config.levels))) for row in rows]
-    grid: Any = xr.concat(lines, xr.Variable("solver", list(fidelity.SOLVERS)))
+    n = len(config.levels)
+    lines: list[Any] = [
+        xr.concat(cells[i : i + n], xr.Variable("levels", list(config.levels))) for i in range(0, len(cells), n)
+    ]
+    grid: Any = xr.concat(lines, xr.Variable("solver", list(rows)))
     told = grid.rename({str(name): f"table_{name}" for name in grid.data_vars} | {"comparison": "pair"})
     return told.assign(table_probe_clips=len(ROLES) * config.few_test)
 
 
 def probe_cell(
-    lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], steps: int, solver: Solver
+    lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], steps: Steps, solver: Solver
 ) -> xr.Dataset:
     """Accuracy of a probe that is fitted on training scenes of the same solver and steps, and seconds that it took."""
     began = time.perf_counter()

@@ -36,6 +36,10 @@ class Site:
     port: Port
     label: str = ""
 
+    def __str__(self) -> str:
+        """Such as "blocks.3.attn1.to_out.0: input" or "blocks.3: local hidden_states"."""
+        return f"{self.path or 'the transformer'}: {self.port} {self.label}".rstrip()
+
 
 @dataclass(frozen=True)
 class HookPoint:

@@ -13,8 +13,8 @@ from dit_lens import fidelity, plots, results
 from figures.output import caption, save
 
 TABLE = Path("figures/data/invert_clips.nc")
-COLOURS = ("0.55", "#e69f00", "#cc79a7", "#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "ovDs^P"
+COLOURS = ("0.55", "#e69f00", "#cc79a7", "#0072b2", "#d55e00", "#009e73", "#56b4e9")  # Okabe and Ito's
+MARKERS = "ovDs^PX"
 TONES = ("#0072b2", "#8fc4e2", "0.4", "0.75", "#d55e00", "#f0b48f")  # of models, dark and light for data sets
 
 
@@ -32,7 +32,7 @@ def draw(result: xr.Dataset) -> Path:
         log=False,
     )
     figure.legend(
-        *panels["A"].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=7
+        *panels["A"].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=7
     )
     n = int(result.table_probe_clips)
     _cost(panels["D"], result, result.table_probe, f"probe fitted and tested on\ninverted states (n = {n})", log=False)

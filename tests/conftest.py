@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,19 @@ from torch import Tensor
 from dit_lens.clips import Quadruplet
 from dit_lens.conditioning import Conditioning
 from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.inversion.prompts import CACHE
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA, fit_patch_pca
 from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.video import to_tensor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test encodes ends in the user's cache, or comes from it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

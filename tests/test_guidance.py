@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.guiders import ClassifierFreeGuidance
 from small_pipelines import CALL, experts, lens_on, noise, text, wan
 from stock_calls import CASES, MASK, STEPS, TEXT
 from torch import Tensor
@@ -22,12 +23,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 G = 4.0
 AWAY = Guidance(G, Conditioning({TEXT: text(7)}, "blurry"))
 SCALES = {"hunyuan": "true_cfg_scale"}  # what a pipeline calls guidance by two branches, if not guidance_scale
-FAMILIES = [name for name in CASES if name != "hunyuan15"]  # which is guided by an object of its own
 
 
-def negative(name: str, tensors: dict[str, Tensor]) -> tuple[Guidance, dict[str, Any]]:
+def negative(name: str, pipe: Any, tensors: dict[str, Tensor]) -> tuple[Guidance, dict[str, Any]]:
     """Guidance away from another text, and what a pipeline's call says of it."""
     other = torch.randn(tensors[TEXT].shape, generator=torch.Generator().manual_seed(9))
+    if name == "hunyuan15":  # guided by an object of its own
+        pipe.guider = ClassifierFreeGuidance(G)
+        second = {
+            f"negative_prompt_embeds{part}_2": tensors[key] for part, key in (("", f"{TEXT}_2"), ("_mask", f"{MASK}_2"))
+        }
+        call = {"negative_prompt_embeds": other, "negative_prompt_embeds_mask": tensors[MASK], **second}
+        return Guidance(G, Conditioning(tensors | {TEXT: other})), call
     call = {"negative_prompt_embeds": other, SCALES.get(name, "guidance_scale"): G}
     if MASK in tensors:
         call["negative_prompt_attention_mask"] = tensors[MASK]
@@ -38,15 +45,16 @@ def negative(name: str, tensors: dict[str, Tensor]) -> tuple[Guidance, dict[str,
     return Guidance(G, Conditioning({TEXT: other})), call
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_our_sampler_is_the_guided_pipelines(name: str) -> None:
     """At every step, of flows, and of models that are fed other latents than a flow's."""
     pipe, tensors, call = CASES[name]()
-    guidance, guided = negative(name, tensors)
+    guidance, guided = negative(name, pipe, tensors)
     lens = DiTLens(pipe, name, Conditioning(tensors), verify=False)
     pipe.set_progress_bar_config(disable=True)
     fed: list[Tensor] = []
     given = {"height": 32, "width": 32, "output_type": "latent"} | call | guided
+    given = {name: value for name, value in given.items() if value is not None or name == "negative_prompt"}
     with lens.hooks([("hook_latent", lambda x, hook: fed.append(x.clone()))], branches=["cond"]):
         pipe(**given, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(3))
     schedule = lens.schedule(STEPS, fed[0])
@@ -118,7 +126,18 @@ def test_an_evaluation_is_of_one_branch(lens: DiTLens) -> None:
     path = lens.invert(noise(), [0.0, 0.5], "euler", guidance=AWAY)
     cond, uncond = (lens.model.velocity(lens.evaluation(path, 0, branch)) for branch in ("cond", "uncond"))
     torch.testing.assert_close(path.latents[1], path.latents[0] + 0.5 * (uncond + G * (cond - uncond)))
-    assert torch.equal(lens.run_with_hooks(path, step=0, fwd_hooks=[]), cond)
+    for branch, velocity in ((None, cond), ("cond", cond), ("uncond", uncond)):
+        assert torch.equal(lens.run_with_hooks(path, step=0, fwd_hooks=[], branch=branch), velocity)
+        cached, _ = lens.run_with_cache(path, step=0, branch=branch, names_filter="hook_x0")
+        assert torch.equal(cached, velocity)
+        with lens.trace(path, step=0, branch=branch):
+            traced = lens.block(0).output.save()
+        _, cache = lens.run_with_cache(path, step=0, branch=branch, names_filter="blocks.0.hook_resid_post")
+        assert torch.equal(cache["resid_post", 0], traced)
+    with pytest.raises(TypeError, match="place on a trajectory without one"):
+        lens.run_with_cache(latent=noise(), timestep=500.0, branch="uncond")
+    with pytest.raises(ValueError, match="without guidance"):
+        lens.run_with_cache(lens.invert(noise(), [0.0, 0.5], "euler"), step=0, branch="uncond")
     with pytest.raises(ValueError, match="without guidance"):
         lens.evaluation(lens.invert(noise(), [0.0, 0.5], "euler"), 0, "uncond")
     with pytest.raises(ValueError, match=r"got .*'neg'"):

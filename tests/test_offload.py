@@ -84,3 +84,11 @@ def test_a_trace_behind_a_call_of_an_offloading_pipeline_asks_for_a_new_lens(len
         hidden = again.block(1).output.save()
     _, kept = plain.run_with_cache(latent=noise(), timestep=400.0)
     assert torch.equal(hidden, kept["resid_post", 1])
+
+
+def test_offload_layer_by_layer_behind_the_lens_is_refused_by_name() -> None:
+    lens = lens_on(wan())
+    lens.pipeline.enable_sequential_cpu_offload(device="cpu")
+    for act in (lambda: lens.invert(noise(1), 2, "euler"), lambda: lens.run_with_cache(latent=noise(), timestep=400.0)):
+        with pytest.raises(TypeError, match=r"layer by layer .*enable_model_cpu_offload"):
+            act()

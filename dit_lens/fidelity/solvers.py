@@ -13,7 +13,7 @@ from dit_lens.clips import Clip
 from dit_lens.fidelity.images import reconstruction
 from dit_lens.fidelity.paths import STARTS, known_noise, relative_error, round_trip
 from dit_lens.flow import Solver
-from dit_lens.inversion import Inversion
+from dit_lens.inversion import Inversion, Steps
 from dit_lens.trajectory import Trajectory
 
 SOLVERS = {
@@ -44,10 +44,10 @@ def solver_cell(
     clips: list[Clip],
     truth: Truth,
     solver: Solver,
-    steps: int,
+    steps: Steps,
     half: Inversion | None = None,
 ) -> xr.Dataset:
-    """Costs and errors of one solver at one number of steps, means over clips.
+    """Costs and errors of one solver on one schedule, means over clips.
 
     Args:
         half: the same model in another precision, if its drift is asked for.

@@ -36,6 +36,15 @@ class Prompted(Loaded):
         if key is None:
             alone = prompt == self.conditioning.prompt
             return self.conditioning if alone else self.family.encode_prompt(self.pipeline, prompt)
+        return self._encoded(key, prompt)
+
+    def _empty_prompt(self) -> Conditioning:
+        """What the model is told where nothing is said, before a lens has a conditioning of its own."""
+        key = text_key(self.pipeline, self.family.NAME)
+        return self.family.encode_prompt(self.pipeline, EMPTY) if key is None else self._encoded(key, EMPTY)
+
+    def _encoded(self, key: str, prompt: str) -> Conditioning:
+        """A prompt from the disk, or encoded and put there."""
         path = cache_folder() / "prompts" / f"{_digest(key, prompt)}.safetensors"
         if path.is_file():
             return Conditioning.open(path)

@@ -17,7 +17,7 @@ from dit_lens.cache import Anatomy, Estimate, clock
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import Hook, NamesFilter
 from dit_lens.inversion import Input
-from dit_lens.lens.running import Running
+from dit_lens.lens.running import Place, Running
 from dit_lens.models.loading import load_pipeline
 from dit_lens.running import Experts, HookedTransformer, Reduce, of_pipeline, reduction
 from dit_lens.trajectory import Trajectory
@@ -57,7 +57,7 @@ class DiTLens(Running):
         self.transformer: Any = self.model.members[0].transformer
         self.family, self.table = self.model.family, self.model.table
         if pipeline is not None:
-            conditioning = conditioning or self.family.encode_prompt(pipeline, "")
+            conditioning = conditioning or self._empty_prompt()
         given = conditioning or Conditioning({})
         self.conditioning = given.to(self.transformer.device, self.family.input_dtype(self.transformer))
         if verify:
@@ -114,17 +114,17 @@ class DiTLens(Running):
         return (running or self.model.members)[0].traced.module(self.table.blocks[index])
 
     def hook_points(self, latent: Float[Tensor, "b c f h w"] | None = None) -> pd.DataFrame:
-        """Every hook point: name, axes, whether it can be written, and for an absent one the reason.
+        """Every hook point: name, axes, where in the model it is found, its access, and for an absent one the reason.
 
         Args:
             latent: with one, its shapes too (by one evaluation).
         """
         table = pd.DataFrame(
             [
-                (point.name, point.axes, "read, write" if point.write else "read")
+                (point.name, point.axes, str(point.sites[-1]), "read, write" if point.write else "read")
                 for point in self.table.points.values()
             ],
-            columns=["name", "axes", "access"],
+            columns=["name", "axes", "found at", "access"],
         )
         if latent is not None:
             with torch.no_grad():
@@ -186,7 +186,7 @@ class DiTLens(Running):
 
         time = torch.as_tensor(self.family.to_timestep(self.model.middle))
         first = {name: tensor[:1] for name, tensor in told.items()}
-        (evaluation,) = self._evaluations(None, None, None, None, {"latent": latent[:1], "timestep": time, **first})
+        (evaluation,) = self._evaluations(Place(), {"latent": latent[:1], "timestep": time, **first})
         with self.hooks([(names_filter, measure)]):
             start = clock(latent.device)
             self.model.velocity(evaluation)

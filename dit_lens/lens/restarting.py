@@ -45,6 +45,7 @@ class Restarting(Inversion):
             evaluation: as for the whole model, at the batch size of the streams.
             entering: values of `table.entering(start)`.
             functions: one hook function per point; those of `hooks` do not act here.
+            request: its prefix may name a module that is run partly.
 
         Raises:
             KeyError: a stream is not among those given. ValueError: a cache of another expert than the evaluation
@@ -89,10 +90,9 @@ class Restarting(Inversion):
             raise ValueError(f"got {skipped[0]} to visit · expected points from block {start} on, where it is entered")
         streams = {name: entering[name].to(self.model.of(evaluation).device) for name in needed}
         if start == 0:
-            written = {name: [_put(stream), *functions.get(name, ())] for name, stream in streams.items()}
-            return self.model.run_with(evaluation, {**functions, **written}, request)
+            functions = {**functions, **{n: [_put(x), *functions.get(n, ())] for n, x in streams.items()}}
         stream = tuple(streams.values()) if len(streams) > 1 else streams[needed[0]]
-        prefix = Prefix(self.table.blocks[:start], stream)
+        prefix = replace(request.prefix or Prefix(), paths=self.table.blocks[:start], stream=stream)
         return self.model.run_with(evaluation, functions, replace(request, prefix=prefix))
 
     def _check_expert(self, evaluation: Evaluation, entering: ActivationCache) -> None:

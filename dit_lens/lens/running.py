@@ -4,18 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from dit_lens.cache import ActivationCache
-from dit_lens.conditioning import Conditioning
+from dit_lens.conditioning import BRANCHES, Conditioning
 from dit_lens.hook_points import HookFunction, NamesFilter
 from dit_lens.lens.restarting import Restarting
 from dit_lens.running import Evaluation, Generation, Recorder, Reduce, Request, Tokens, Where, keeping
 from dit_lens.trajectory import Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a model is evaluated, as it was asked: on a trajectory at one of `step`, `sigma` and `steps`; or nowhere.
+
+    Attributes:
+        branch: of guidance; the only one, or "cond", unless given.
+    """
+
+    trajectory: Trajectory | None = None
+    step: int | None = None
+    sigma: float | None = None
+    steps: tuple[int, ...] | None = None
+    branch: str | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether anything was asked but a trajectory."""
+        return (self.step, self.sigma, self.steps, self.branch) != (None,) * 4
+
+    def on(self, trajectory: Trajectory) -> list[int]:
+        """The steps of it that were asked for.
+
+        Raises:
+            TypeError: none or several of the three are given. ValueError: no steps.
+        """
+        if (self.step is not None) + (self.sigma is not None) + (self.steps is not None) != 1:
+            raise TypeError("got no single place on the trajectory · expected exactly one of step=, sigma= and steps=")
+        if self.sigma is not None:
+            return [trajectory.schedule.step_at(self.sigma)]
+        if self.step is not None:
+            return [self.step]
+        if not self.steps:
+            raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
+        return [*self.steps]
 
 
 class Running(Restarting):
@@ -28,6 +64,7 @@ class Running(Restarting):
         *,
         sigma: float | None = None,
         steps: Iterable[int] | None = None,
+        branch: str | None = None,
         names_filter: NamesFilter = "*",
         reduce: Reduce | None = None,
         tokens: Tokens | None = None,
@@ -42,6 +79,7 @@ class Running(Restarting):
 
         Args:
             trajectory: with one of `step`, `sigma` (the nearest level) or `steps`.
+            branch: of a path under guidance, "cond" unless given, or "uncond".
             names_filter: a name, glob, list of these, or predicate.
             reduce: (tensor) or (tensor, hook) -> tensor, applied to each activation where it is made, such as
                 `lambda x: x.mean(1)`, or `lambda x, hook: hook.grid.unflatten(x).mean((2, 3))`.
@@ -57,11 +95,13 @@ class Running(Restarting):
         Raises:
             KeyError: unknown hook point, or a stream is not among those given. IndexError: unknown step or block.
             TypeError: neither trajectory nor latent; or `start_at` without `entering`, or with `steps`.
-            ValueError: a hook, or all that is asked for, lies in blocks that are not run.
+            ValueError: a hook, or all that is asked for, lies in blocks that are not run; or a branch that the path
+                does not have.
         """
         request = Request(names_filter, keeping(reduce, tokens, device, dtype), stop_at)
         several = None if steps is None else tuple(steps)
-        evaluations = self._evaluations(trajectory, step, sigma, several, inputs)
+        place = Place(trajectory, step, sigma, several, branch)
+        evaluations = self._evaluations(place, inputs)
         if start_at is None and entering is None:
             ran = [self.model.run(evaluation, request) for evaluation in evaluations]
         elif several is not None:
@@ -84,10 +124,11 @@ class Running(Restarting):
         *,
         fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
         sigma: float | None = None,
+        branch: str | None = None,
         **inputs: Any,
     ) -> Tensor:
         """The velocity of one evaluation with hooks; see `run_with_cache` and `hooks` for the arguments."""
-        (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
+        (evaluation,) = self._evaluations(Place(trajectory, step, sigma, None, branch), inputs)
         with self.hooks(fwd_hooks):
             return self.model.velocity(evaluation)
 
@@ -168,41 +209,29 @@ class Running(Restarting):
         step: int | None = None,
         *,
         sigma: float | None = None,
+        branch: str | None = None,
         **inputs: Any,
     ) -> Any:
         """The nnsight tracer over one evaluation; its `with` body starts on a line of its own.
 
         Modules must be touched in forward order: `h = lens.block(3).output.save()`.
         """
-        (evaluation,) = self._evaluations(trajectory, step, sigma, None, inputs)
+        (evaluation,) = self._evaluations(Place(trajectory, step, sigma, None, branch), inputs)
         return self.model.of(evaluation).traced.trace(evaluation.inputs)
 
-    def _evaluations(
-        self,
-        trajectory: Trajectory | None,
-        step: int | None,
-        sigma: float | None,
-        steps: tuple[int, ...] | None,
-        inputs: dict[str, Any],
-    ) -> list[Evaluation]:
+    def _evaluations(self, place: Place, inputs: Mapping[str, Any]) -> list[Evaluation]:
+        trajectory = place.trajectory
         if trajectory is None:
-            if (step, sigma, steps) != (None, None, None):
+            if place.told:
                 raise TypeError(
                     "got a place on a trajectory without one · expected a trajectory, or latent= and timestep="
                 )
             return [self._given(inputs)]
         if inputs:
             raise TypeError(f"got {', '.join(inputs)} beside a trajectory · expected one or the other")
-        places = [] if steps is None else list(steps)
-        places += [] if step is None else [step]
-        places += [] if sigma is None else [trajectory.schedule.step_at(sigma)]
-        if (step is not None) + (sigma is not None) + (steps is not None) != 1:
-            raise TypeError("got no single place on the trajectory · expected exactly one of step=, sigma= and steps=")
-        if not places:
-            raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
-        return [self.evaluation(trajectory, place) for place in places]
+        return [self.evaluation(trajectory, step, place.branch or BRANCHES[0]) for step in place.on(trajectory)]
 
-    def _given(self, inputs: dict[str, Any]) -> Evaluation:
+    def _given(self, inputs: Mapping[str, Any]) -> Evaluation:
         told = self.family.CONDITIONING
         free = {*self.conditioning.tensors, *getattr(self.family, "OPTIONAL", ())}
         needed = {"latent", "timestep", *told} - free

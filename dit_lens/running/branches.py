@@ -11,6 +11,7 @@ from torch import Tensor
 
 DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
 HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
+PREDICTION = "pred_"  # what guider objects (HunyuanVideo 1.5) say before the branch
 
 
 def guided(family: ModuleType, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -73,7 +74,7 @@ class Branches:
 def branches(context: str, pipeline: Any) -> tuple[str, ...]:
     """Guidance branches of a pipeline's call, in the order of its batch, by the name that the pipeline gives it."""
     if context != DOUBLED:
-        return (context,)
+        return (context.removeprefix(PREDICTION),)
     guided = getattr(pipeline, "do_classifier_free_guidance", None)
     if guided is None:  # CogVideoX and Allegro say their guidance only
         guided = pipeline is not None and pipeline.guidance_scale > 1

@@ -62,9 +62,18 @@ class HookedTransformer:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs: an offloaded transformer's weights lie elsewhere between its calls."""
+        """Where it runs: an offloaded transformer's weights lie elsewhere between its calls.
+
+        Raises:
+            TypeError: its pipeline was offloaded layer by layer after the lens was made.
+        """
         moved_to = getattr(getattr(self.transformer, "_hf_hook", None), "execution_device", None)
-        return next(self.transformer.parameters()).device if moved_to is None else torch.device(moved_to)
+        if moved_to is not None:
+            return torch.device(moved_to)
+        lies_on = next(self.transformer.parameters()).device
+        if lies_on.type == "meta":
+            families.alterations.check(self.transformer)
+        return lies_on
 
     def of(self, evaluation: Evaluation) -> HookedTransformer:
         """The transformer that an evaluation calls: this one."""
