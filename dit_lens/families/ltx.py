@@ -2,6 +2,10 @@
 
 A block writes three times: self-attention and MLP through a gate, cross-attention to text without one. Queries of
 cross-attention read the stream itself, no norm between.
+
+Time is one for a clip, or one for each frame or token. A clip may begin with given frames, `first_frame` (one latent
+frame of an image, or several of a video): they are fed clean in the place of the latent's own and told time 0, as the
+image-to-video pipeline does.
 """
 
 from __future__ import annotations
@@ -11,14 +15,18 @@ from typing import Any
 
 import torch
 from diffusers import LTXVideoTransformer3DModel
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 import dit_lens.families.conventions as conventions
+import dit_lens.families.given as given
 import dit_lens.families.ltx_parts as ltx_parts
+from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.conventions import ROOT, VELOCITY, check_text_encoders, for_clips
 from dit_lens.families.final_layer import by_table
+from dit_lens.families.given import FIRST, beginning_with, by_token
 from dit_lens.families.ltx_parts import root_points
 from dit_lens.families.ltx_streams import Layer, Stream, modulations
 from dit_lens.families.parts import point
@@ -26,7 +34,9 @@ from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "ltx"
 TRANSFORMER = LTXVideoTransformer3DModel
-CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
+CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask", FIRST)
+OPTIONAL = (FIRST,)
+CALL = {"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"}
 MODULATIONS = ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp")
 # Of `LTXPipeline.__call__` by default: frames a second, and the autoencoder's compression in time and space.
 FRAME_RATE, FRAMES, PIXELS = 25, 8, 32
@@ -38,7 +48,7 @@ ABSENT = {
 
 to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
 input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
-schedule_arguments = ltx_parts.schedule_arguments
+schedule_arguments, given_frames = ltx_parts.schedule_arguments, given.given_frames
 
 
 def example(transformer: LTXVideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,11 +65,17 @@ def inputs(
     timestep: Float[Tensor, "b *n"],
     conditioning: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip."""
+    """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip.
+
+    Args:
+        timestep: one for a clip, or one for each of its latent frames or tokens.
+    """
     frames, height, width = latent.shape[2:]
-    return for_clips(conditioning, CONDITIONING, len(latent)) | {
-        "hidden_states": ltx_parts.pack(latent),
-        "timestep": timestep,
+    told = for_clips(conditioning, CONDITIONING, len(latent), OPTIONAL)
+    first = told.pop(FIRST, None)
+    return told | {
+        "hidden_states": ltx_parts.pack(beginning_with(first, latent)),
+        "timestep": by_token(timestep, TokenGrid(frames, height, width), first),
         "num_frames": frames,
         "height": height,
         "width": width,
@@ -89,6 +105,27 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
     check_text_encoders(pipeline, CONDITIONING)
     embedding, mask, _, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=128)
     return Conditioning({"encoder_hidden_states": embedding, "encoder_attention_mask": mask}, prompt)
+
+
+@torch.no_grad()
+def encode_image(
+    pipeline: Any, image: Any, size: tuple[int, int, int], generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """What `LTXImageToVideoPipeline` tells of a first frame, beside the text: a latent frame (1, c, 1, h, w).
+
+    Args:
+        image: as that pipeline takes it, a PIL image or a tensor (1, 3, H, W) in [0, 1].
+        size: frames, height and width of the video.
+        generator: of what the pipeline draws from the autoencoder's posterior.
+    """
+    frames, height, width = size
+    device, channels = pipeline._execution_device, pipeline.transformer.config["in_channels"]
+    pixels = pipeline.video_processor.preprocess(image, height=height, width=width).to(device, pipeline.vae.dtype)
+    packed, _ = pipeline.prepare_latents(
+        pixels, 1, channels, height, width, frames, torch.float32, device, generator=generator
+    )
+    rows, columns = height // PIXELS, width // PIXELS
+    return {FIRST: rearrange(packed[:, : rows * columns], "b (h w) c -> b c 1 h w", h=rows)}
 
 
 def hook_table(transformer: LTXVideoTransformer3DModel) -> Table:

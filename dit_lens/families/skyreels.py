@@ -30,6 +30,7 @@ from torch import Tensor
 import dit_lens.families.conventions as conventions
 import dit_lens.families.wan as wan
 from dit_lens.families.conventions import for_clips
+from dit_lens.families.given import FIRST, beginning_with
 from dit_lens.hook_points import Table
 
 NAME = "skyreels"
@@ -92,28 +93,24 @@ def inputs(
             f"got timesteps of shape {tuple(timestep.shape)} for latents of {latent.shape[2]} frames"
             " · expected one for a clip, or one for each of its latent frames"
         )
-    given = told.get(wan.FIRST)
+    given = told.get(FIRST)
     if given is not None:
-        latent, timestep = _beginning_with(given, latent, timestep)
-    return wan.fed(transformer, latent, told) | {
+        timestep = _clean(given.shape[2], timestep)
+    return wan.fed(transformer, beginning_with(given, latent), told) | {
         "timestep": timestep,
         "enable_diffusion_forcing": timestep.ndim == 2,
         "fps": _speed(told) if FPS in names else None,
     }
 
 
-def _beginning_with(
-    given: Float[Tensor, "b c g h w"], latent: Float[Tensor, "b c f h w"], timestep: Float[Tensor, "b *f"]
-) -> tuple[Tensor, Tensor]:
-    """Latent and times with clean frames in front, which are told time 0."""
+def _clean(frames: int, timestep: Float[Tensor, "b *f"]) -> Float[Tensor, "b f"]:
+    """Times of latent frames, 0 in so many given ones."""
     if timestep.ndim < 2:
         raise ValueError(
-            f"got a {wan.FIRST} and one time for a clip · expected one for each latent frame · load the model in a"
+            f"got a {FIRST} and one time for a clip · expected one for each latent frame · load the model in a"
             " diffusion-forcing pipeline"
         )
-    frames = given.shape[2]
-    clean = torch.zeros_like(timestep[:, :frames])
-    return torch.cat([given, latent[:, :, frames:]], 2), torch.cat([clean, timestep[:, frames:]], 1)
+    return torch.cat([torch.zeros_like(timestep[:, :frames]), timestep[:, frames:]], 1)
 
 
 def _speed(told: Mapping[str, Tensor]) -> list[int]:
@@ -149,7 +146,7 @@ def encode_image(
             " · expected a first frame alone"
         )
     pixels = pipeline.video_processor.preprocess(image, height=size[1], width=size[2])
-    return {wan.FIRST: encode(pipeline.vae, pixels[:, :, None].to(pipeline.vae.device, torch.float32))}
+    return {FIRST: encode(pipeline.vae, pixels[:, :, None].to(pipeline.vae.device, torch.float32))}
 
 
 def hook_table(transformer: SkyReelsV2Transformer3DModel) -> Table:

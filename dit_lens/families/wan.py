@@ -24,17 +24,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 import dit_lens.families.conventions as conventions
+import dit_lens.families.given as given
 from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.conventions import ROOT, VELOCITY, check_text_encoders, clean_estimate, for_clips, patches
 from dit_lens.families.final_layer import final, with_final
+from dit_lens.families.given import FIRST, beginning_with, by_token
 from dit_lens.families.parts import Part, argument, item, point, section
 from dit_lens.families.wan_blocks import Block, absent
 from dit_lens.hook_points import HookPoint, Site, Table
 
 NAME = "wan"
 TRANSFORMER = WanTransformer3DModel
-TEXT, IMAGE, CONDITION, FIRST = "encoder_hidden_states", "encoder_hidden_states_image", "condition", "first_frame"
+TEXT, IMAGE, CONDITION = "encoder_hidden_states", "encoder_hidden_states_image", "condition"
 CONDITIONING: tuple[str, ...] = (TEXT, FIRST)
 OPTIONAL = (FIRST,)
 CALL = {TEXT: "prompt_embeds", IMAGE: "image_embeds"}  # what pipelines call it
@@ -42,7 +44,7 @@ TEXT_TOKENS = 512  # where image tokens are told before text, its attention coun
 IMAGE_TOKENS = 5  # of a made up image; CLIP has 257
 
 to_timestep, to_sigma, velocity = conventions.to_timestep, conventions.to_sigma, conventions.velocity
-encode, decode = conventions.encode, conventions.decode
+encode, decode, given_frames = conventions.encode, conventions.decode, given.given_frames
 
 
 def of(transformer: WanTransformer3DModel) -> ModuleType:
@@ -100,17 +102,8 @@ def inputs(
     """
     names, optional = told_of(transformer)
     told = for_clips(conditioning, names, len(latent), optional)
-    given = told.get(FIRST)
-    if given is not None:
-        latent = torch.cat([given, latent[:, :, given.shape[2] :]], 2)
-    tokens = patches(latent.shape[2:], transformer.config["patch_size"])
-    time = _by_token(timestep, tokens, 0 if given is None else given.shape[2])
-    return fed(transformer, latent, told) | {"timestep": time}
-
-
-def given_frames(conditioning: Mapping[str, Tensor]) -> Float[Tensor, "b c f h w"] | None:
-    """Clean frames that clips begin with at every noise level, if any."""
-    return conditioning.get(FIRST)
+    first, tokens = told.get(FIRST), patches(latent.shape[2:], transformer.config["patch_size"])
+    return fed(transformer, beginning_with(first, latent), told) | {"timestep": by_token(timestep, tokens, first)}
 
 
 def fed(transformer: Any, latent: Float[Tensor, "b c f h w"], told: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -134,17 +127,6 @@ def fed(transformer: Any, latent: Float[Tensor, "b c f h w"], told: Mapping[str,
         **({} if image is None else {IMAGE: image}),
         "return_dict": False,
     }
-
-
-def _by_token(timestep: Float[Tensor, "b *f"], tokens: TokenGrid, given: int = 0) -> Float[Tensor, "b *n"]:
-    """Times of all tokens (b, n), from those of frames or clips, the first `given` frames at 0; (b,) stays without."""
-    if timestep.ndim == 1 and not given:
-        return timestep
-    if timestep.ndim == 1:
-        timestep = repeat(timestep, "b -> b f", f=tokens.frames)
-    if timestep.shape[1] == tokens.frames:
-        timestep = repeat(timestep, "b f -> b (f n)", n=tokens.rows * tokens.columns)
-    return timestep.masked_fill(tokens.mask(frame=slice(given)).to(timestep.device), 0) if given else timestep
 
 
 def check_pipeline(pipeline: Any) -> None:
