@@ -128,6 +128,9 @@ class Table:
             return found
         chosen: set[str] = set()
         for pattern in [names] if isinstance(names, str) else names:
+            if pattern in self.points:
+                chosen.add(pattern)
+                continue
             found = [name for name, point in self.points.items() if point.matches(pattern)]
             if not found:
                 raise KeyError(self._unknown(pattern, model))

@@ -17,14 +17,44 @@ MIXING = ("dispatch_attention_fn", "F_scaled_dot_product_attention")
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """Blocks that are not run: the last of `paths` puts out `stream`, the cached input of the block after it.
+class Partly:
+    """A module that is run for the first rows of a batch alone.
 
-    `stream` is a tensor, or a tuple of them where blocks put out several.
+    Attributes:
+        path: of the module, inside which nothing may be read or written then.
+        rows: how many; it is not run at all for none.
+        of: how many rows there are.
+        complete: what it puts out for these rows (None for none) -> what it puts out for all.
     """
 
-    paths: tuple[str, ...]
-    stream: Any
+    path: str
+    rows: int
+    of: int
+    complete: Callable[[Tensor | None], Tensor]
+
+    def narrowed(self, told: Any) -> Any:
+        """What the module is called with, less the rows it is not run for; what serves all rows stays as it is."""
+        if isinstance(told, Tensor):
+            # Tables of two axes (rotary, a causal mask) may have as many rows by chance: they are of tokens.
+            return told[: self.rows] if told.ndim > 2 and len(told) == self.of else told
+        if isinstance(told, Mapping):
+            return {name: self.narrowed(value) for name, value in told.items()}
+        return type(told)(map(self.narrowed, told)) if isinstance(told, tuple | list) else told
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Where a run begins: blocks that are not run, and perhaps a module of the first one that is run partly.
+
+    Attributes:
+        paths: of the blocks; the last puts out `stream`, the cached input of the block after it.
+        stream: a tensor, or a tuple of them where blocks put out several.
+        partly: the module.
+    """
+
+    paths: tuple[str, ...] = ()
+    stream: Any = None
+    partly: Partly | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +73,7 @@ class TracedModel:
 
     def __init__(self, module: nn.Module, table: Table):
         self.envoy, self.table = NNsight(module), table
+        self._place = {site: i for i, site in enumerate(table.sites)}
         for path in {site.path for site in table.sites if site.port in ("local", "processor")}:
             # nnsight can serve what is inside a forward only where it was instrumented before it began.
             _ = self.module(path).source
@@ -62,21 +93,26 @@ class TracedModel:
             inputs: keyword arguments of the transformer.
             points: hook points to visit.
             visit: (point, value) -> value; returning the same tensor leaves the model untouched there.
-            prefix: blocks to skip.
+            prefix: what to skip.
             stop: end after the last point; nothing behind it is run.
 
         Returns:
             The model's output, or None where it was stopped.
         """
         due = self._due(points)
+        order = self._order(due, prefix or Prefix())
         told = {site for point in points for site in point.sites[:-1]}  # what later sites need; all else is let go
         result: list[Any] = []
         tracer: Any
         with self._in_place(), self.envoy.trace(**inputs) as tracer:
             values: dict[Site, Any] = {}
-            for place in self._order(due, prefix):
+            for place in order:
                 if isinstance(place, Skip):
                     self.module(place.path).skip(place.stream)
+                elif isinstance(place, Partly):
+                    module = self.module(place.path)
+                    module.inputs = place.narrowed(module.inputs)
+                    module.output = place.complete(module.output)
                 else:
                     raw = self._serve(place, due[place], values, visit)
                     if place in told or place.port == "processor":
@@ -137,14 +173,21 @@ class TracedModel:
             due[point.sites[-1]].append(point)
         return due
 
-    def _order(self, due: Mapping[Site, list[HookPoint]], prefix: Prefix | None) -> list[Site | Skip]:
-        """Sites and skips in the order in which the forward meets them."""
-        sites = list(due)
-        if prefix is None or not prefix.paths:
-            return [*sites]
-        blocks = next(i for i, site in enumerate(self.table.sites) if site.path == prefix.paths[0])
-        cut = sum(self.table.sites.index(site) < blocks for site in sites)
-        return [*sites[:cut], *(Skip(path, prefix.stream) for path in prefix.paths), *sites[cut:]]
+    def _order(self, due: Mapping[Site, list[HookPoint]], prefix: Prefix) -> list[Site | Skip | Partly]:
+        """Sites, and what is skipped, in the order in which the forward meets them."""
+        places: list[tuple[int, Site | Skip | Partly]] = []
+        if prefix.paths:
+            first = self._first(prefix.paths[0])
+            places += [(first, Skip(path, prefix.stream)) for path in prefix.paths]
+        if (partly := prefix.partly) is not None:
+            whole = partly if partly.rows else Skip(partly.path, partly.complete(None))
+            places.append((self._first(partly.path), whole))
+        places += [(self._place[site], site) for site in due]
+        return [place for _, place in sorted(places, key=lambda place: place[0])]
+
+    def _first(self, path: str) -> int:
+        """The place of the first site in a module."""
+        return next(i for site, i in self._place.items() if site.path == path or site.path.startswith(f"{path}."))
 
     def _serve(self, site: Site, points: list[HookPoint], values: dict[Site, Any], visit: Visit) -> Any:
         raw = found = self._get(site, values)

@@ -14,6 +14,7 @@ the end.
 - plain hooks: one full forward for each head, as TransformerLens' activation patching does;
 - floor: two forwards up to the readout, then, for every block, one batch of a copy for each head through the plain
   blocks from there to the readout, without any hook, edit or reference: what no exact sweep of whole blocks goes below.
+  Ours leaves out self-attention of the edited block, and pays for that with one unchanged copy to a batch.
 """
 
 from __future__ import annotations

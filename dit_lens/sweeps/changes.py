@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dit_lens.hook_points import HookFunction
+from dit_lens.hook_points import Hook, HookFunction
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, Readout, Run
 from dit_lens.running import Evaluation, Request, count
@@ -68,29 +68,47 @@ def begin(
     metrics: Mapping[str, Metric],
     clean: Run | None,
     names: Iterable[str] = (),
+    keep: Callable[[Tensor], Tensor] | None = None,
 ) -> Beginning:
     """The unchanged run, with activations that metrics read and `names`.
+
+    Args:
+        keep: of those that no metric reads, an activation -> the same, wherever it is kept.
+
+    Raises:
+        ValueError, KeyError, RuntimeError, TypeError: see `check`; or something is no metric.
+    """
+    check(lens, changes)
+    own = run(lens, evaluation, metrics.values(), names, keep)
+    return bound(own, changes, metrics, clean)
+
+
+def check(lens: DiTLens, changes: Sequence[Change]) -> None:
+    """Passes where changes can be swept over.
 
     Raises:
         ValueError: no changes. KeyError: a hook point that the model does not have. RuntimeError: hooks are active;
             they would act on whole runs but not on those that restart inside.
-        TypeError: something that is no metric, or a change at a point that cannot be written.
+        TypeError: a change at a point that cannot be written.
     """
     if not changes:
         raise ValueError("got no changes · expected at least one, such as Change(point, edits.zero())")
     refuse_hooks(lens)
     for name in {change.point for change in changes}:
-        if lens.table.select([name], lens.name)[0].write is None:
+        if (lens.table.points.get(name) or lens.table.select([name], lens.name)[0]).write is None:
             raise TypeError(f"got a change at {name}, which can only be read · expected a point that can be written")
-    own = run(lens, evaluation, metrics.values(), names)
-    bound = {name: Readout(metric.bind(clean or own, own), metric.points) for name, metric in metrics.items()}
-    before = {name: metric(own.velocity, own.cache).cpu() for name, metric in bound.items()}
-    after = {name: metric(clean.velocity, clean.cache).cpu() for name, metric in bound.items()} if clean else {}
+
+
+def bound(own: Run, changes: Sequence[Change], metrics: Mapping[str, Metric], clean: Run | None) -> Beginning:
+    """What a sweep begins with, from the unchanged run."""
+    ready = {name: Readout(metric.bind(clean or own, own), metric.points) for name, metric in metrics.items()}
+    before = {name: metric(own.velocity, own.cache).cpu() for name, metric in ready.items()}
+    after = {name: metric(clean.velocity, clean.cache).cpu() for name, metric in ready.items()} if clean else {}
     effect = {
         name: torch.full((len(value), len(changes), *value.shape[1:]), torch.nan, dtype=value.dtype)
         for name, value in before.items()
     }
-    return Beginning(Effects(effect, before, after), own.cache, bound)
+    return Beginning(Effects(effect, before, after), own.cache, ready)
 
 
 def refuse_hooks(lens: DiTLens) -> None:
@@ -116,13 +134,28 @@ def check_pair(clean: Evaluation, corrupted: Evaluation) -> None:
         )
 
 
-def run(lens: DiTLens, evaluation: Evaluation, metrics: Iterable[Metric], names: Iterable[str] = ()) -> Run:
-    """Velocity and activations of an evaluation, no further than the metrics and `names` ask for."""
+def run(
+    lens: DiTLens,
+    evaluation: Evaluation,
+    metrics: Iterable[Metric],
+    names: Iterable[str] = (),
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> Run:
+    """Velocity and activations of an evaluation, no further than the metrics and `names` ask for.
+
+    Args:
+        keep: see `begin`.
+    """
     asked = [checked(metric) for metric in metrics]
-    points = {*names, *(point for metric in asked for point in metric.points)}
+    read = {point for metric in asked for point in metric.points}
+    points = {*names, *read}
     to_the_end = not points or any(not metric.points for metric in asked)
     stop = None if to_the_end else last(lens, points)
-    return Run(*lens.model.run(evaluation, Request(sorted(points), stop_at=stop)))
+
+    def kept(x: Tensor, hook: Hook) -> Tensor:
+        return x if keep is None or hook.name in read else keep(x)
+
+    return Run(*lens.model.run(evaluation, Request(sorted(points), kept, stop)))
 
 
 def checked(metric: Any) -> Metric:
@@ -146,7 +179,10 @@ def is_behind(lens: DiTLens, point: str, other: str) -> bool:
 
 def last(lens: DiTLens, names: Iterable[str]) -> str:
     """The last of some hook points in forward order."""
-    return lens.table.select(list(names), lens.name)[-1].name
+    wanted, points = set(names), lens.table.points
+    if not wanted <= points.keys():
+        return lens.table.select(sorted(wanted), lens.name)[-1].name
+    return next(name for name in reversed([*points]) if name in wanted)
 
 
 def reaches(lens: DiTLens, change: Change, metric: Metric) -> bool:

@@ -21,8 +21,8 @@ from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, Readout, Run
 from dit_lens.running import Evaluation, Request, count
-from dit_lens.sweeps.changes import Change, Effects, last
-from dit_lens.sweeps.suffix import sweep
+from dit_lens.sweeps.changes import Change, Effects, bound, check, last, reaches
+from dit_lens.sweeps.suffix import needed, sweep, sweep_on
 
 TOKENS_CORRECTED = (
     8192  # of video; beyond, a softmax over all keys for every head costs more than the patches it screens
@@ -65,26 +65,34 @@ def screen(
 
     Returns:
         NaN where a change comes behind all that the metric reads.
+
+    Raises:
+        ValueError, KeyError, TypeError, RuntimeError: see `changes.check`.
     """
+    check(lens, changes)
+    estimate, _ = _screened(lens, evaluation, changes, metric, clean, corrected)
+    return estimate
+
+
+def _screened(
+    lens: DiTLens, evaluation: Evaluation, changes: Sequence[Change], metric: Metric, clean: Run | None, corrected: bool
+) -> tuple[Float[Tensor, "b change"], Run]:
+    """First-order effects of changes, and the unchanged run with all that an exact sweep over them takes up."""
     correct = corrected and lens.model.grid(evaluation).tokens <= TOKENS_CORRECTED
-    mixes = [_mixed(change.point) if correct else None for change in changes]
-    seen = _backward(lens, evaluation, {mix or change.point for mix, change in zip(mixes, changes, strict=True)},
-                     metric, clean)  # fmt: skip
+    live = [place for place, change in enumerate(changes) if reaches(lens, change, metric)]
+    mixes = {place: _mixed(changes[place].point) if correct else None for place in live}
+    names = needed(lens, changes, {"": metric})
+    points = {mix or changes[place].point for place, mix in mixes.items()}
+    seen, own = _backward(lens, evaluation, points, metric, clean, names)
     estimate = torch.full((count(evaluation), len(changes)), torch.nan)
-    for place, (mix, change) in enumerate(zip(mixes, changes, strict=True)):
-        found = seen[mix or change.point]
-        if found.gradient is not None and mix is None:
-            new = change.edit(found.value, found.hook)
-            step = torch.zeros_like(found.value) if new is None else new - found.value
-            estimate[:, place] = (found.gradient * step).flatten(1).sum(1).cpu()
-    for mix in {mix for mix in mixes if mix}:
-        gradient, places = seen[mix].gradient, [place for place, own in enumerate(mixes) if own == mix]
-        if gradient is None:
-            continue
-        linear = Readout(partial(_along, gradient=gradient, point=mix), (mix,))
+    if plain := [place for place in live if mixes[place] is None]:
+        estimate[:, plain] = torch.stack([seen[changes[i].point].first_order(changes[i]) for i in plain], 1).cpu()
+    for mix in {mix for mix in mixes.values() if mix}:
+        places = [place for place, its in mixes.items() if its == mix]
+        linear = Readout(partial(_along, gradient=seen[mix].gradient, point=mix), (mix,))
         effects = sweep(lens, evaluation, [changes[place] for place in places], {"": linear})
         estimate[:, places] = effects.effect[""].to(estimate)
-    return estimate
+    return estimate, own
 
 
 def screened_sweep(
@@ -111,34 +119,47 @@ def screened_sweep(
     """
     if top < 1:
         raise ValueError(f"got top={top} · expected at least 1 change to verify")
-    estimate = screen(lens, evaluation, changes, metric, clean)
+    check(lens, changes)
+    estimate, own = _screened(lens, evaluation, changes, metric, clean, corrected=True)
     order = (-estimate.mean(0).abs().nan_to_num(nan=-1.0)).argsort(stable=True).tolist()
     order = [place for place in order if not estimate[:, place].isnan().any()]
     verified, rest = order[:top], order[top:]
-    checked = np.random.default_rng(seed).permutation(rest)[:sample].tolist()
-    chosen = [*verified, *checked]
-    exact = sweep(lens, evaluation, [changes[place] for place in chosen], {"": metric}, clean)
+    sampled = np.random.default_rng(seed).permutation(rest)[:sample].tolist()
+    chosen = [*verified, *sampled]
+    verifiable = [changes[place] for place in chosen]
+    exact = sweep_on(lens, evaluation, verifiable, bound(own, verifiable, {"": metric}, clean))
     effect = torch.full_like(estimate, torch.nan)
     effect[:, chosen] = exact.effect[""].to(effect)
     mean = pd.DataFrame({"estimate": estimate[:, chosen].mean(0), "effect": effect[:, chosen].mean(0)})
     agreement = float(mean.corr(method="spearman").loc["estimate", "effect"])
     found = Effects({"": effect}, exact.before, exact.clean)
-    return Screened(estimate, found, tuple(verified), tuple(checked), agreement)
+    return Screened(estimate, found, tuple(verified), tuple(sampled), agreement)
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """An activation, what it was seen by, and the metric's gradient there; None where it comes behind the metric."""
+    """An activation, what it was seen by, and the metric's gradient there; zero where it does not depend on it."""
 
     value: Tensor
     hook: Hook
-    gradient: Tensor | None
+    gradient: Tensor
+
+    def first_order(self, change: Change) -> Float[Tensor, " b"]:
+        """<gradient, changed - unchanged>."""
+        new = change.edit(self.value.clone(), self.hook)
+        step = torch.zeros_like(self.value) if new is None else new - self.value
+        return (self.gradient * step).flatten(1).sum(1)
 
 
 def _backward(
-    lens: DiTLens, evaluation: Evaluation, points: set[str], metric: Metric, clean: Run | None
-) -> dict[str, _Seen]:
-    """Activations of the unchanged run and the gradient of the metric's sum over clips at each of them."""
+    lens: DiTLens,
+    evaluation: Evaluation,
+    points: set[str],
+    metric: Metric,
+    clean: Run | None,
+    names: set[str],
+) -> tuple[dict[str, _Seen], Run]:
+    """Activations at points, with the gradient of the metric's sum over clips; the run, with those at `names`."""
     told: dict[str, tuple[Tensor, Tensor, Hook]] = {}
 
     def watch(x: Tensor, hook: Hook) -> Tensor:
@@ -146,14 +167,18 @@ def _backward(
         told[hook.name] = x.detach(), shift, hook
         return x + shift
 
-    stop = last(lens, {*points, *metric.points}) if metric.points else None
+    kept = {*names, *metric.points}
+    stop = last(lens, {*points, *kept}) if metric.points else None
     with torch.enable_grad():
-        request = Request(sorted(metric.points), stop_at=stop)
-        velocity, cache = lens.model.run_with(evaluation, {point: [watch] for point in points}, request)
+        velocity, cache = lens.model.run_with(
+            evaluation, {point: [watch] for point in points}, Request(sorted(kept), stop_at=stop)
+        )
         own = Run(velocity.detach() if velocity is not None else None, {n: x.detach() for n, x in cache.items()})
         value = metric.bind(clean or own, own)(velocity, cache).sum()
-        gradients = torch.autograd.grad(value, [shift for _, shift, _ in told.values()], allow_unused=True)
-    return {name: _Seen(x, hook, g) for (name, (x, _, hook)), g in zip(told.items(), gradients, strict=True)}
+        shifts = [shift for _, shift, _ in told.values()]
+        gradients = torch.autograd.grad(value, shifts, allow_unused=True, materialize_grads=True) if shifts else ()
+    seen = {name: _Seen(x, hook, g) for (name, (x, _, hook)), g in zip(told.items(), gradients, strict=True)}
+    return seen, own
 
 
 def _mixed(point: str) -> str | None:
