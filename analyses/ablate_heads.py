@@ -21,29 +21,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from einops import reduce
-from jaxtyping import Float
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
+from analyses.ablations import SCORES, by_frame, by_property, by_quadruplet, loss, loss_interval, scores
 from analyses.command import main
 from analyses.frozen_probe import Options, cross_validate, fit_probe, halves, load, route
-from dit_lens import ablation, edits, stats
+from dit_lens import ablation, edits
 from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import evaluations
 from dit_lens.choices import check_choice
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import Readout
-from dit_lens.probing import Probe, estimator
+from dit_lens.probing import Probe
 from dit_lens.running import Evaluation
 
 REPLACEMENTS = ("zero", "mean", "resample", "random write")
-SCORES = ("fixed", "refitted", "colour")
-STRENGTHS = tuple(float(strength) for strength in np.logspace(0, 6, 7))
 TOP = 4
 
 
@@ -76,7 +69,7 @@ def run(config: Config) -> xr.Dataset:
     for name in config.replacements:
         check_choice(name, REPLACEMENTS, "replacement")
     splits = load(config.dataset, config.properties, (config.train, config.test), config.seed)
-    train, test = (_by_property(split, config) for split in splits)
+    train, test = (by_property(split, config.batch_size) for split in splits)
     parts: list[xr.Dataset] = []
     readout: int | None = None
     for name in (config.model, *config.controls):
@@ -87,16 +80,6 @@ def run(config: Config) -> xr.Dataset:
         parts.append(score(lens, config, probe, (train, test)).expand_dims(model=[name]))
     attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "path": config.path, "lens": lens.facts()}
     return xr.concat(parts, "model").assign(readout=readout).assign_attrs(attrs)
-
-
-def _by_property(split: Sequence[Quadruplet], config: Config) -> list[list[Quadruplet]]:
-    """Batches of one property each, nearly equal in size: donors are found inside a batch."""
-    batches: list[list[Quadruplet]] = []
-    for prop in dict.fromkeys(q.property for q in split):
-        own = [q for q in split if q.property == prop]
-        parts = np.array_split(np.arange(len(own)), max(1, len(own) // max(2, config.batch_size)))
-        batches += [[own[i] for i in part] for part in parts]
-    return batches
 
 
 def score(
@@ -112,7 +95,7 @@ def score(
     found = {}
     for name, (x, y) in sources.items():
         cells = np.ndindex(*x.shape[2:4])
-        scored = [_scores(probe, x[:, :, *cell], y[:, :, *cell], known) for cell in cells]
+        scored = [scores(probe, x[:, :, *cell], y[:, :, *cell], known) for cell in cells]
         found[name] = np.stack(scored, -1).reshape(len(SCORES), 2, len(known[1]), *x.shape[2:4])
     shape = next(found[name].shape for name in config.replacements)
     values = np.stack([np.broadcast_to(found[name], shape) for name in found])
@@ -139,24 +122,13 @@ def states(
     for batch in tqdm(batches, desc=f"{lens.name}, {name}", unit="batch"):
         fed = evaluations(lens, batch, config.steps, route(config))
         for kind, replacement in _replacements(config, batch, means):
-            found = ablation.ablate_heads(lens, fed, config.steps, _by_frame(probe), replacement, _blocks(probe)).isel(
+            found = ablation.ablate_heads(lens, fed, config.steps, by_frame(probe), replacement, _blocks(probe)).isel(
                 step=0
             )
-            before = _by_quadruplet(found.before.values)
-            without[kind].append(before[:, :, None, None] + _by_quadruplet(found.effect.values))
+            before = by_quadruplet(found.before.values)
+            without[kind].append(before[:, :, None, None] + by_quadruplet(found.effect.values))
         whole.append(before)
     return States(np.concatenate(whole), {kind: np.concatenate(parts) for kind, parts in without.items()})
-
-
-def _by_quadruplet(values: np.ndarray) -> np.ndarray:
-    """Role-major rows as (quadruplet, role, ...)."""
-    return values.reshape(len(ROLES), -1, *values.shape[1:]).swapaxes(0, 1)
-
-
-def _by_frame(probe: Probe) -> Readout:
-    """The means by latent frame that a probe reads, (b, f d)."""
-    frames, point = len(probe.weight), probe.reads.point
-    return Readout(lambda velocity, cache: reduce(cache[point], "b (f n) d -> b (f d)", "mean", f=frames), (point,))
 
 
 def _replacements(
@@ -186,50 +158,6 @@ def _means(
 def _blocks(probe: Probe) -> range:
     """The blocks up to a probe's."""
     return range(block_of(probe.reads.point) + 1)
-
-
-def _scores(
-    probe: Probe,
-    train: Float[np.ndarray, "q r d"],
-    test: Float[np.ndarray, "p r d"],
-    known: Sequence[Sequence[Quadruplet]],
-) -> Float[np.ndarray, "score 2 p"]:
-    """Per score, what was right and what could be, by test quadruplet."""
-    possible = np.array([True, True, False, False])
-    labels = np.tile(possible, len(train))
-    logits = test @ probe.weight.flatten().numpy() + probe.bias
-    refitted = (
-        estimator().fit(train.reshape(-1, train.shape[-1]), labels).decision_function(test.reshape(-1, test.shape[-1]))
-    )
-    rows = [
-        np.stack([((told > 0) == possible).mean(1), np.ones(len(test))])
-        for told in (logits, np.asarray(refitted).reshape(len(test), -1))
-    ]
-    return np.stack([*rows, _colour(train, test, known)])
-
-
-def _colour(train: np.ndarray, test: np.ndarray, known: Sequence[Sequence[Quadruplet]]) -> Float[np.ndarray, "2 p"]:
-    """How well the first object's colour in the last frame is decoded, where there is one."""
-    named = [np.array([[clip.tracks[0].colour[-1] for clip in q.clips] for q in part]) for part in known]
-    there = [np.array([[bool(clip.tracks[0].present[-1]) for clip in q.clips] for q in part]) for part in known]
-    fitted = make_pipeline(StandardScaler(), RidgeClassifierCV(STRENGTHS)).fit(train[there[0]], named[0][there[0]])
-    right = np.zeros(there[1].shape)
-    right[there[1]] = fitted.predict(test[there[1]]) == named[1][there[1]]
-    return np.stack([right.sum(1), there[1].sum(1)])
-
-
-def loss(result: xr.Dataset) -> xr.DataArray:
-    """What each score loses without a head: that of the whole model less that without it, (..., block, head)."""
-    sums = result.counts.sum("quadruplet")
-    value = sums.sel(part="good") / sums.sel(part="of")
-    return value.sel(replacement="none") - value.drop_sel(replacement="none")
-
-
-def loss_interval(result: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The loss of one score with one replacement and head, with its 95% interval over quadruplets."""
-    whole, without = (result.counts.sel(replacement=name).transpose("quadruplet", "part").values
-                      for name in ("none", str(result.replacement.values[-1])))  # fmt: skip
-    return stats.bootstrap_ratio(whole[:, 0] - without[:, 0], whole[:, 1])
 
 
 def top_heads(result: xr.Dataset, model: str) -> list[tuple[int, int]]:

@@ -3,9 +3,11 @@
 Method: of each possible/impossible pair of a test quadruplet, both directions, every block's z goes on a straight line
 from one clip's value to the other's, while what enters the block stays: integrated gradients (captum) of the logit of a
 linear probe, by head. Only the blocks from there to the probe are run. Beside it the first-order estimate, gradient
-times difference, which one backward tells for all heads. Of the eight pairs, what follows the label (odd) is told from
-what follows the content of either half, as in patch_heads. Probe and route are those of attribute_writes: fitted on
-training scenes, at the block those scenes choose; by default the first half is given clean and the second is noised.
+times difference, which one backward tells for all heads; and another baseline: integrated gradients of each clip from
+the run of its noise alone (a clean part of zeros, as in attribute_latents), of a pair the one's less the other's. Of
+the eight pairs, what follows the label (odd) is told from what follows the content of either half, as in patch_heads.
+Probe and route are those of attribute_writes: fitted on training scenes, at the block those scenes choose; by default
+the first half is given clean and the second is noised.
 
 Where attribute_writes tells what a head itself puts along the probe, this counts what blocks behind it make of it too.
 
@@ -14,12 +16,12 @@ The convergence delta is told, and refused above a limit. Heads are ranked on ha
 other.
 
 Output: figures/data/attribute_heads.nc with attributions (estimate, model, quadruplet, pair, step, block, head).
-Cost: about three minutes on one core with the defaults.
+Cost: about four minutes on one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,17 +31,18 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, halves, interval, load, route
+from analyses.frozen_probe import Options, fit, halves, interval, load
+from analyses.lines import with_noise_alone
 from analyses.pairs import PAIRS, content, label_odd, top_places
 from dit_lens.attribution import Attribution, Line, gradient_times_difference, integrated_gradients
 from dit_lens.cache.anatomy import block_of
-from dit_lens.capture import batches, evaluations, of_role
+from dit_lens.capture import batches, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe
 from dit_lens.running import Evaluation
 
-ESTIMATES = ("integrated gradients", "gradient × difference")
+ESTIMATES = ("integrated gradients", "gradient × difference", "integrated gradients from noise")
 CONTRASTS = {pair: sign for pair, sign in PAIRS.items() if sign}  # possible into impossible and back
 SAME_LABEL = {"A→B": 0}
 HEADS = "blocks.*.attn.hook_z"
@@ -88,49 +91,60 @@ def attribute(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: 
     pairs, parts = {**CONTRASTS, **SAME_LABEL}, []
     line = Line(steps=config.nodes, unit=probe.spread, limit=config.limit)
     for batch in batches(test, config.batch_size, f"{lens.name}, attribution"):
-        (fed,) = evaluations(lens, batch, config.steps, route(config)).values()
-        roles = {role: of_role(fed, role) for role in ROLES}
-        told = [_pair(lens, (roles[pair[0]], roles[pair[-1]]), probe, line) for pair in pairs]
+        clips, noise = ({role: of_role(one, role) for role in ROLES} for one in with_noise_alone(lens, config, batch))
+        alone = {role: _of_lines(lens, (clips[role], noise[role]), probe, line) for role in ROLES}
+        told = [_pair(lens, pair, clips, alone, probe, line) for pair in pairs]
         table = xr.concat(told, "pair").assign_coords(pair=list(pairs), sign=("pair", list(pairs.values())))
         parts.append(table.assign_coords(quadruplet=[quadruplet.id for quadruplet in batch]))
     told = xr.concat(parts, "quadruplet", coords="minimal", compat="override").expand_dims(step=[config.step])
     return told.assign_coords(property=("quadruplet", [quadruplet.property for quadruplet in test]))
 
 
-def _pair(lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe, line: Line) -> xr.Dataset:
-    """Both estimates for one pair of roles, clean and corrupted."""
-    told = integrated_gradients(lens, *pair, HEADS, probe.logit, line)
-    first = gradient_times_difference(lens, *pair, HEADS, probe.logit)
-    deltas = [
-        torch.stack(
-            [(one.over("b") - one.change).abs() / one.change.abs().clamp_min(line.unit) for one in way.values()]
-        )
-        for way in (told, first)
-    ]
+def _pair(
+    lens: DiTLens,
+    pair: str,
+    clips: Mapping[str, Evaluation],
+    alone: Mapping[str, xr.Dataset],
+    probe: Probe,
+    line: Line,
+) -> xr.Dataset:
+    """All estimates for one pair of roles, clean and corrupted."""
+    clean, corrupted = pair[0], pair[-1]
+    ends = clips[clean], clips[corrupted]
+    first = gradient_times_difference(lens, *ends, HEADS, probe.logit)
+    from_noise = alone[clean].assign(
+        effect_logit=alone[clean].effect_logit - alone[corrupted].effect_logit,
+        delta=np.maximum(alone[clean].delta, alone[corrupted].delta),
+    )
+    told = [_of_lines(lens, ends, probe, line), _by_head(first, line), from_noise]
+    return xr.concat(told, "estimate").assign_coords(estimate=list(ESTIMATES))
+
+
+def _of_lines(lens: DiTLens, ends: tuple[Evaluation, Evaluation], probe: Probe, line: Line) -> xr.Dataset:
+    return _by_head(integrated_gradients(lens, *ends, HEADS, probe.logit, line), line)
+
+
+def _by_head(told: Mapping[str, Attribution], line: Line) -> xr.Dataset:
+    """Attributions of all blocks' heads, and how far each block's are from complete."""
+    deltas = [(one.over("b") - one.change).abs() / one.change.abs().clamp_min(line.unit) for one in told.values()]
+    heads = torch.stack([one.over("b k") for one in told.values()], 1)
     return xr.Dataset(
         {
-            "effect_logit": (
-                ("estimate", "quadruplet", "block", "head"),
-                np.stack([_by_head(told), _by_head(first)]),
-            ),
-            "delta": (("estimate", "block", "quadruplet"), torch.stack(deltas).numpy()),
+            "effect_logit": (("quadruplet", "block", "head"), heads.cpu().numpy()),
+            "delta": (("quadruplet", "block"), torch.stack(deltas, 1).cpu().numpy()),
         },
-        coords={"estimate": list(ESTIMATES), "block": range(len(told))},
+        coords={"block": range(len(told))},
     )
-
-
-def _by_head(told: dict[str, Attribution]) -> np.ndarray:
-    return torch.stack([attribution.over("b k") for attribution in told.values()], 1).numpy()
 
 
 # What follows from it.
 
 
-def agreement(result: xr.Dataset, model: str) -> float:
-    """Rank correlation over heads of the two estimates' label-odd maps (Spearman)."""
+def agreement(result: xr.Dataset, model: str, other: str = ESTIMATES[1]) -> float:
+    """Rank correlation over heads of two estimates' label-odd maps, the first and another (Spearman)."""
     maps = [
         label_odd(result.sel(estimate=estimate, model=model)).mean("quadruplet").values.ravel()
-        for estimate in ESTIMATES
+        for estimate in (ESTIMATES[0], other)
     ]
     ranked: Any = spearmanr(maps[0], maps[1])
     return float(ranked.statistic)
@@ -143,7 +157,7 @@ def same_label(result: xr.Dataset) -> xr.DataArray:
 
 
 def table(result: xr.Dataset) -> str:
-    """Per model: the top heads on held-out scenes by both estimates, the controls, and the deltas."""
+    """Per model: the top heads on held-out scenes by all estimates, the controls, and the deltas."""
     _, report = halves(result)
     step = int(result.step.item())
     lines = [
@@ -163,7 +177,8 @@ def _lines(result: xr.Dataset, report: xr.Dataset, model: str, chosen: Sequence[
     lines = [
         f"{model}, sigma {float(result.sigma):.2f}, probe behind block {block}: {accuracy:.3f} out of fold on training"
         " scenes",
-        "  block head   integrated gradients       gradient x difference      content   A with B (label kept)",
+        "  block head   integrated gradients       gradient x difference      from noise alone           content"
+        "   A with B (label kept)",
     ]
     odd = label_odd(report)
     rest = content(report.sel(estimate=ESTIMATES[0])).mean("quadruplet")
@@ -172,16 +187,16 @@ def _lines(result: xr.Dataset, report: xr.Dataset, model: str, chosen: Sequence[
         cells = [odd.sel(estimate=estimate, block=at[0]).isel(head=at[1]).values for estimate in ESTIMATES]
         told = [interval(cell, np.ones_like(cell)) for cell in cells]
         lines.append(
-            f"  {at[0]:5d} {at[1]:4d}   {told[0]}    {told[1]}    {float(rest[at]):.3f}     {float(kept[at]):.3f}"
+            f"  {at[0]:5d} {at[1]:4d}   {'    '.join(told)}    {float(rest[at]):.3f}     {float(kept[at]):.3f}"
         )
     largest = float(np.abs(label_odd(result.sel(model=model, estimate=ESTIMATES[0])).mean("quadruplet")).max())
     deltas = [float(result.delta.sel(model=model, estimate=estimate).max()) for estimate in ESTIMATES]
     return [
         *lines,
-        f"  all heads: largest label-odd attribution {largest:.3f}; rank agreement of the two"
-        f" {agreement(result, model):.2f}",
-        f"  largest delta, of max(|change|, probe SD): {deltas[0]:.1g} of integrated gradients, {deltas[1]:.1g} of the"
-        " first order",
+        f"  all heads: largest label-odd attribution {largest:.3f}; rank agreement with the first order"
+        f" {agreement(result, model):.2f}, with the lines from noise {agreement(result, model, ESTIMATES[2]):.2f}",
+        f"  largest delta, of max(|change|, probe SD): {deltas[0]:.1g} of integrated gradients, {deltas[2]:.1g} from"
+        f" noise, {deltas[1]:.1g} of the first order",
     ]
 
 

@@ -22,16 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import xarray as xr
-from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, interval, load
-from dit_lens.attribution import Line, integrate
+from analyses.frozen_probe import Options, fit, load
+from analyses.lines import SHOWN, drawn, from_baselines, from_partners, line_of, logit_contrast, tabulate
+from dit_lens.attribution import Line
 from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, latent_splice, partly_noised, role_major, spliced_noise
 from dit_lens.clips import ROLES, Quadruplet, stack_frames
@@ -41,8 +40,6 @@ from dit_lens.running import Request
 from dit_lens.video import to_tensor
 
 BASELINES = ("paired clip", "quadruplet mean")
-PAIRS = ("AC", "BD", "AD", "BC")  # possible, impossible; the first two share the first half
-SHOWN = "AC"
 Video = Float[Tensor, "b 3 F H W"]
 
 
@@ -81,8 +78,8 @@ def run(config: Config) -> xr.Dataset:
         probe, accuracy = fit(lens, config, train, block)
         block = block_of(probe.reads.point)
         told = attribute(lens, config, test, probe)
-        maps = maps or [shown(told, test, config.shown)]
-        told = told.drop_vars(["heat", "difference"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
+        maps = maps or [drawn(told, test, range(told.sizes["frame"]), config.shown)]
+        told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
         parts.append(told.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
     result = xr.merge([result, *maps]).assign_coords(readout_block=block, sigma=probe.reads.sigma)
@@ -136,52 +133,19 @@ def attribute(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: 
 def _batch(logit: PixelLogit, videos: dict[str, Video], line: Line) -> xr.Dataset:
     """Both baselines on some quadruplets."""
     mean = torch.stack(list(videos.values())).mean(0)
-    paired = [integrate(logit, videos[p[1]], videos[p[0]], line) for p in PAIRS]
-    alone = [integrate(logit, mean, videos[role], line) for role in ROLES]
-    maps = [[reduce(values, "q c F H W -> q F H W", "sum") for values, _, _ in way] for way in (paired, alone)]
-    odd = torch.stack(maps[0]).mean(0), (maps[1][0] + maps[1][1] - maps[1][2] - maps[1][3]) / 2
-    drawn = maps[0][PAIRS.index(SHOWN)], maps[1][ROLES.index(SHOWN[0])] - maps[1][ROLES.index(SHOWN[1])]
+    lines = from_partners(logit, videos, line), from_baselines(logit, videos, dict.fromkeys(ROLES, mean), line)
     with torch.no_grad():
         plain = torch.stack([logit(videos[role]) for role in ROLES], 1)
-    deltas = torch.stack([torch.stack([delta for _, _, delta in way]) for way in (paired, alone)])
-    place = ("baseline", "quadruplet", "frame")
-    return xr.Dataset(
-        {
-            "by_frame": (place, reduce(torch.stack(odd), "i q F H W -> i q F", "sum").numpy()),
-            "heat": ((*place, "row", "column"), torch.stack(drawn).numpy()),
-            "difference": ("quadruplet", (plain[:, 0] - plain[:, ROLES.index(SHOWN[1])]).numpy()),
-            "logit": (("quadruplet", "role"), plain.numpy()),
-            "delta": (("baseline", "line", "quadruplet"), deltas.numpy()),
-        },
-        coords={"baseline": list(BASELINES), "role": list(ROLES)},
-    )
-
-
-def shown(told: xr.Dataset, test: Sequence[Quadruplet], count: int) -> xr.Dataset:
-    """Frames and maps of the pairs to draw: the best told of each property, of these the best."""
-    order = [int(i) for i in np.argsort(-told.difference.values)]
-    best = list({test[i].property: i for i in reversed(order)}.values())
-    chosen = sorted(best, key=order.index)[:count]
-    clips = [[test[i].clips[ROLES.index(role)].frames for role in SHOWN] for i in chosen]
-    ids = [f"{test[i].property}: {test[i].event}" for i in chosen]
-    return xr.Dataset(
-        {
-            "heat": told.heat.isel(quadruplet=chosen)
-            .drop_vars(["quadruplet", "property", "splice"])
-            .rename(quadruplet="shown"),
-            "pixels": (("shown", "side", "frame", "row", "column", "rgb"), np.array(clips)),
-            "cut": ("shown", [test[i].splice for i in chosen]),
-        },
-        coords={"shown": ids},
-    )
+    agree = (videos[SHOWN[0]] == videos[SHOWN[1]]).all((1, 3, 4))  # over colours, rows and columns
+    told = tabulate(dict(zip(BASELINES, lines, strict=True)))
+    return told.drop_vars("odd").assign(
+        by_frame=told.odd.sum(["row", "column"]),
+        logit=(("quadruplet", "role"), plain.numpy()),
+        agree=(("quadruplet", "frame"), agree.numpy()),
+    ).assign_coords(role=list(ROLES))  # fmt: skip
 
 
 # What follows from it.
-
-
-def by_frame(result: xr.Dataset) -> xr.DataArray:
-    """Label-odd attribution of each frame in probe SDs."""
-    return result.by_frame / result.probe_spread
 
 
 def table(result: xr.Dataset) -> str:
@@ -193,23 +157,14 @@ def table(result: xr.Dataset) -> str:
     for model in result.model.values:
         here = result.sel(model=model)
         accuracy = float(here.train_accuracy.sel(depth=int(here.readout_block)))
-        contrast = (here.logit.values[:, :2].sum(1) - here.logit.values[:, 2:].sum(1)) / 2 / float(here.probe_spread)
         lines += [
             "",
             f"{model}, sigma {float(here.sigma):.2f}, probe behind block {int(here.readout_block)}: {accuracy:.3f} out"
-            f" of fold on training scenes; contrast of the logit {interval(contrast, np.ones_like(contrast))}",
+            f" of fold on training scenes; contrast of the logit {logit_contrast(here.logit, here.probe_spread)}",
             "  baseline          all frames                 before the splice          from the splice on",
-            *(_line(here.sel(baseline=baseline)) for baseline in result.baseline.values),
+            *(line_of(here.sel(baseline=baseline), str(baseline)) for baseline in result.baseline.values),
         ]
     return "\n".join(lines)
-
-
-def _line(here: xr.Dataset) -> str:
-    frames = by_frame(here).transpose("quadruplet", "frame")
-    before = np.arange(frames.sizes["frame"]) < here.splice.values[:, None]
-    parts = [frames.values.sum(1), (frames.values * before).sum(1), (frames.values * ~before).sum(1)]
-    told = "   ".join(interval(part, np.ones_like(part)) for part in parts)
-    return f"  {here.baseline.values!s:16s}  {told}   largest delta {float(here.delta.max()):.1g}"
 
 
 if __name__ == "__main__":

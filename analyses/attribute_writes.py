@@ -27,17 +27,17 @@ from jaxtyping import Float
 
 from analyses.command import main
 from analyses.frozen_probe import Options, fit, halves, interval, load, route
+from analyses.roles import by_role, content, contrast
 from dit_lens import stats
 from dit_lens.cache import ActivationCache
 from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, evaluations
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.clips import Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe
 from dit_lens.running import Request
 
 TOP = 6
-FLIPS = 2000
 
 
 @dataclass(frozen=True)
@@ -99,30 +99,7 @@ def random_directions(weight: Float[torch.Tensor, "*f d"], count: int, seed: int
     return [direction / direction.norm() * weight.norm() for direction in drawn]
 
 
-def by_role(told: xr.Dataset, batch: Sequence[Quadruplet]) -> xr.Dataset:
-    """A table over role-major clips as one over (role, quadruplet)."""
-    ids = [quadruplet.id for quadruplet in batch]
-    roles = np.repeat(ROLES, len(ids))
-    told = told.assign_coords(role=("clip", roles), quadruplet=("clip", ids * len(ROLES)))
-    told = told.set_index(clip=["role", "quadruplet"]).unstack("clip").sel(role=list(ROLES), quadruplet=ids)
-    return told.assign_coords(property=("quadruplet", [quadruplet.property for quadruplet in batch]))
-
-
 # What follows from it.
-
-
-def contrast(values: xr.DataArray, spread: xr.DataArray) -> xr.DataArray:
-    """(A + B - C - D) / 2 in probe SDs, role gone."""
-    first, *rest = ("quadruplet", "role", *(dim for dim in values.dims if dim not in ("quadruplet", "role")))
-    ordered = values.transpose(first, *rest)
-    return ordered.isel(role=0, drop=True).copy(data=stats.interaction(ordered.values)) / spread
-
-
-def content(values: xr.DataArray, spread: xr.DataArray) -> xr.DataArray:
-    """Root mean square over quadruplets of what the first half and the second, each alone, make of it, in SDs."""
-    a, b, c, d = (values.sel(role=role, drop=True) for role in ROLES)
-    first, second = (a + c - b - d) / 2, (a + d - b - c) / 2
-    return ((first**2 + second**2) / 2).mean("quadruplet") ** 0.5 / spread
 
 
 def components(result: xr.Dataset) -> xr.Dataset:
@@ -139,21 +116,6 @@ def top(result: xr.Dataset, model: str) -> list[tuple[int, str]]:
         (int(mean.block[row]), str(mean.component.values[column]))
         for row, column in zip(*np.unravel_index(order, mean.shape), strict=True)
     ]
-
-
-def corrected_p(effects: Float[np.ndarray, "q cells"], seed: int = 0) -> Float[np.ndarray, " cells"]:
-    """Chance that the largest |t| of all cells is as large where signs of quadruplets are flipped at random.
-
-    Possible and impossible clips of a quadruplet trade places: under the null its contrast has either sign.
-    """
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(FLIPS, len(effects)))
-    square = (effects**2).mean(0)
-
-    def size(mean: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.nan_to_num(np.abs(mean) / np.sqrt(square - mean**2))
-
-    return stats.selection_corrected_p(size(effects.mean(0)), size(signs @ effects / len(effects)))
 
 
 def table(result: xr.Dataset) -> str:
@@ -173,7 +135,7 @@ def _lines(whole: xr.Dataset, report: xr.Dataset, chosen: list[tuple[int, str]])
     total = contrast(report.readout, spread).sel(direction="probe").values
     effects = contrast(components(report).attribution, spread)
     own = effects.sel(direction="probe").stack(cell=["block", "component"]).transpose("quadruplet", "cell")
-    p = own[0].copy(data=corrected_p(own.values))
+    p = own[0].copy(data=stats.sign_flip_p(own.values))
     written_by = content(components(report).attribution.sel(direction="probe"), spread)
     lines = [
         f"{whole.model.item()}, sigma {float(whole.sigma):.2f}, probe behind block {block}: out of fold"

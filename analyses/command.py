@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dit_lens.models.loading import fingerprint
 
 Config = TypeVar("Config")
 DATA = Path("figures/data")
+IMPORT = re.compile(r"^from analyses(?:\.(\w+))? import (.*)$", re.MULTILINE)
 
 
 def main(
@@ -67,7 +69,20 @@ def _asked(config: Any, name: str) -> dict[str, Any]:
     """What decides a result: the options, the weights they stand for, and the code."""
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     weights = {model: fingerprint(model) for model in (config.model, *config.controls)}
-    return {"config": options, "weights": weights, "code": results.source_digest(Path(__file__).parent / f"{name}.py")}
+    return {"config": options, "weights": weights, "code": results.source_digest(*sources_of(name))}
+
+
+def sources_of(name: str) -> list[Path]:
+    """The files of an analysis: its own and those of `analyses` that it imports, directly or through others."""
+    found: dict[str, Path] = {}
+    todo = [name]
+    while todo:
+        path = Path(__file__).parent / f"{(module := todo.pop())}.py"
+        if module not in found:
+            found[module] = path
+            for inside, names in IMPORT.findall(path.read_text()):
+                todo += [inside] if inside else names.split(", ")
+    return [found[module] for module in sorted(found)]
 
 
 def _same(path: Path, asked: dict[str, Any]) -> xr.Dataset | None:

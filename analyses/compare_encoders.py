@@ -27,7 +27,7 @@ Cost: about five minutes of one core with the defaults.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -36,13 +36,24 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from analyses import probe_blocks, surprise
+from analyses import surprise
 from analyses.command import main
-from analyses.probe_blocks import Features, Splits, Way, capture, chosen, score_grid
+from analyses.probe_blocks import Features, Splits, Way, chosen, score_grid
+from analyses.sources import (
+    Source,
+    capture_all,
+    latents,
+    load_all,
+    noise_row,
+    of_frames,
+    prompt,
+    read_frames,
+    states,
+)
 from dit_lens import baselines, datasets, stats
-from dit_lens.baselines import Baseline, NotRunError, noise_like
+from dit_lens.baselines import Baseline, noise_like
 from dit_lens.capture import batches
-from dit_lens.clips import ROLES, Quadruplet, stack_frames
+from dit_lens.clips import Quadruplet
 from dit_lens.lens import DiTLens
 
 PHYSICS = "physics"
@@ -101,17 +112,6 @@ class Config:
     """Seed of the data set, of noise, of random initialisations and of the shuffle."""
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A row: quadruplets -> features (quadruplet, role, step, block, feature), and what they are made of."""
-
-    name: str
-    features: Callable[[Sequence[Quadruplet]], xr.DataArray]
-    layers: tuple[str, ...]
-    weights: str
-    sees: str
-
-
 def run(config: Config) -> xr.Dataset:
     """Logits of the test clips by source, for physics and for the other labels; surprises; what was not run."""
     missing = baselines.not_run((*config.encoders, *config.surprises))
@@ -139,17 +139,6 @@ def run(config: Config) -> xr.Dataset:
     return result
 
 
-def load_all(specs: Sequence[str], load: Callable[[str], Baseline], missing: dict[str, str]) -> list[Baseline]:
-    """The baselines that can run; of the others, the reason goes to `missing`."""
-    loaded = []
-    for spec in specs:
-        try:
-            loaded.append(load(spec))
-        except NotRunError as error:
-            missing[spec] = str(error)
-    return loaded
-
-
 def labelled_splits(config: Config) -> dict[str, Splits]:
     """Training and test quadruplets, for physics and for each of the other labels."""
     splits = {
@@ -169,58 +158,8 @@ def sources(lenses: Sequence[DiTLens], readers: Sequence[Baseline], config: Conf
         for route in config.routes if lens is lenses[0] else config.routes[:1]:
             yield states(lens, route, config)
     lens = lenses[0]
-    latent = baselines.on_grids(f"{lens.name}, latent", lens.encode, config.pooling)
-    prompt = next(iter(lens.conditioning.tensors.values())).float().mean((0, 1)).cpu().numpy()
-    for reader in (latent, baselines.constant("prompt embedding", prompt, config.pooling), *readers):
-        yield of_frames(reader, config)
-
-
-def states(lens: DiTLens, route: Way, config: Config) -> Source:
-    """The output of every block of a model at some steps of a route."""
-    reading = probe_blocks.Config(
-        steps=config.steps,
-        levels=config.levels,
-        pooling=config.pooling,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-    layers = tuple(f"block {i}" for i in range(lens.blocks))
-    sees = f"steps {', '.join(map(str, config.steps))} of {config.levels}"
-
-    def read(split: Sequence[Quadruplet]) -> xr.DataArray:
-        return capture(lens, reading, route, split).activation
-
-    return Source(f"{lens.name}, {route}", read, layers, lens.name, sees)
-
-
-def of_frames(baseline: Baseline, config: Config) -> Source:
-    """A baseline as a row: one step, a block for each layer."""
-    read = partial(read_frames, baseline, batch_size=config.batch_size)
-    return Source(baseline.name, read, baseline.layers, baseline.weights, baseline.sees)
-
-
-def read_frames(baseline: Baseline, split: Sequence[Quadruplet], batch_size: int = 8) -> xr.DataArray:
-    """Features of every clip, in the layout of `capture_pooled`, at step 0: the clean clip."""
-    rows = [baseline(stack_frames([clip for q in batch for clip in q.clips])) for batch in batches(split, batch_size)]
-    features = np.concatenate(rows).reshape(len(split), len(ROLES), 1, len(baseline.layers), -1)
-    coordinates = {
-        "quadruplet": [q.id for q in split],
-        "property": ("quadruplet", [q.property for q in split]),
-        "possible": (("quadruplet", "role"), [[clip.possible for clip in q.clips] for q in split]),
-        "step": [0],
-        "block": range(len(baseline.layers)),
-    }
-    return xr.DataArray(features, coordinates, ("quadruplet", "role", "step", "block", "feature"))
-
-
-def capture_all(source: Source, splits: Splits) -> dict[str, xr.DataArray]:
-    """Features of a source by split."""
-    return {part: source.features(split) for part, split in splits.items()}
-
-
-def noise_row(source: Source) -> Source:
-    """The row of the noise that is matched to a source."""
-    return Source(f"noise matched to {source.name}", source.features, source.layers, "none", "nothing")
+    for reader in (latents(lens, config.pooling), prompt(lens, config.pooling), *readers):
+        yield of_frames(reader, config.batch_size)
 
 
 def scored(features: Mapping[str, Features], source: Source) -> xr.Dataset:

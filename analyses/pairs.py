@@ -1,4 +1,4 @@
-"""What patching analyses have in common: pairs of a quadruplet, effects told apart by label and content, a table."""
+"""What patching analyses have in common: pairs of a quadruplet, and effects told apart by label and content."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from analyses.frozen_probe import cross_validate, fit_probe, halves, load, route
+from analyses.frozen_probe import cross_validate, halves, load, route
+from analyses.readouts import PLAUSIBILITY, Readouts, fit_readouts, last_tokens
 from dit_lens import stats
 from dit_lens.capture import batches, evaluations, latent_splice, of_role
 from dit_lens.clips import Half, Quadruplet
+from dit_lens.edits import Tokens
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, VelocityProjection
-from dit_lens.probing import Probe
 from dit_lens.running import Evaluation
 
 # Clean role, corrupted role. Sign +1: possible into impossible; -1: back; 0: a control.
@@ -29,10 +30,27 @@ SHARING: Mapping[Half, tuple[str, ...]] = {
     "second": ("A→D", "B→C", "D→A", "C→B"),
 }
 TOP = 3
-DIMS = ("model", "quadruplet", "pair", "step")
+DIMS = ("model", "quadruplet", "pair", "step", "readout")
 Place = tuple[int, ...]
 Evaluations = Mapping[int, Evaluation]
-Patch = Callable[[DiTLens, Evaluations, Evaluations, Sequence[int], Mapping[str, Metric]], xr.Dataset]
+Metrics = Mapping[str, Metric]
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """Two runs of as many clips, one to be patched into the other.
+
+    Attributes:
+        clean, corrupted: evaluations by step.
+        regions: latent frames by name: "all", those of the half that the two "share", and those in which they "differ".
+    """
+
+    clean: Evaluations
+    corrupted: Evaluations
+    regions: Mapping[str, Tokens]
+
+
+Patch = Callable[[DiTLens, Exchange, Sequence[int], Metrics], xr.Dataset]
 
 
 @dataclass(frozen=True)
@@ -54,19 +72,22 @@ class Options:
     levels: int = 20
     """Steps of the sampler between data and noise (Euler)."""
     train: int = 150
-    """Training quadruplets the probe is fitted on."""
+    """Training quadruplets the probes are fitted on."""
     test: int = 30
     """Test quadruplets that are patched."""
+    directions: int = 4
+    """Random directions of the probe's length that are read beside it."""
     batch_size: int = 8
     """Quadruplets to a batch."""
     seed: int = 0
-    """Seed of the data set and of the random initialisation."""
+    """Seed of the data set, of what is drawn at random, and of the random initialisation."""
 
 
 def measure(config: Options, patch: Patch) -> xr.Dataset:
-    """The effects of a kind of patch in all models, along a dimension `model`.
+    """The effects of a kind of patch in all models, along a dimension `model`, on all readouts (see `readouts`).
 
-    Every model is read at the blocks that the first chose. `given` counts the latent frames before the splice.
+    Every model is read at the blocks that the first chose (`readout_block`). `given` counts the latent frames before
+    the splice.
 
     Raises:
         ValueError: too few quadruplets to fit or to split, or no steps.
@@ -75,21 +96,28 @@ def measure(config: Options, patch: Patch) -> xr.Dataset:
         raise ValueError("got no steps · expected at least one, counted from data (0) to noise")
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
-    readouts: dict[int, int] = {}
+    blocks: dict[int, int] = {}
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         accuracy, cells = cross_validate(lens, config, train)
-        readouts = readouts or {step: int(accuracy.values[s].argmax()) for s, step in enumerate(config.steps)}
-        probes = {step: fit_probe(cells, step, block, lens.name) for step, block in readouts.items()}
-        effects = patch_quadruplets(lens, config, test, probes, patch)
-        spread = xr.DataArray([probe.spread for probe in probes.values()], coords={"step": list(probes)})
-        effects = effects.assign(train_accuracy=accuracy, probe_spread=spread)
+        blocks = blocks or {step: int(accuracy.values[s].argmax()) for s, step in enumerate(config.steps)}
+        read = {
+            step: fit_readouts(
+                cells.sel(step=step, block=block),
+                train,
+                last_tokens(lens, route(config), train, step, block),
+                config.directions,
+                config.seed,
+            )
+            for step, block in blocks.items()
+        }
+        facts = xr.concat([one.facts() for one in read.values()], "step").assign_coords(step=list(read))
+        effects = patch_quadruplets(lens, config, test, read, patch).assign(facts).assign(train_accuracy=accuracy)
         parts.append(effects.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = result.assign(
-        readout=("step", list(readouts.values())), given=latent_splice(lens.encode(test[0].a), test[0])
-    )
-    result = result.assign_coords(sign=("pair", list(PAIRS.values())))
+    latent = lens.encode(test[0].a)
+    result = result.assign(readout_block=("step", list(blocks.values())), given=latent_splice(latent, test[0]))
+    result = result.assign(hidden_frames(test, latent.shape[-3])).assign_coords(sign=("pair", list(PAIRS.values())))
     result.attrs = {
         "dataset": config.dataset,
         "split": "test",
@@ -101,32 +129,72 @@ def measure(config: Options, patch: Patch) -> xr.Dataset:
 
 
 def patch_quadruplets(
-    lens: DiTLens, config: Options, test: Sequence[Quadruplet], probes: Mapping[int, Probe], patch: Patch
+    lens: DiTLens, config: Options, test: Sequence[Quadruplet], read: Mapping[int, Readouts], patch: Patch
 ) -> xr.Dataset:
-    """Effects (quadruplet, pair, step, ...) of all pairs of the test quadruplets."""
+    """Effects (quadruplet, pair, step, ..., readout) of all pairs of the test quadruplets."""
     parts: list[xr.Dataset] = []
+    given = latent_splice(lens.encode(test[0].a), test[0])
     for batch in batches(test, config.batch_size, f"{lens.name}, patching"):
         fed = evaluations(lens, batch, config.steps, route(config))
         pairs: list[xr.Dataset] = []
         for pair in PAIRS:
             clean, corrupted = ({s: of_role(one, role) for s, one in fed.items()} for role in pair.split("→"))
+            exchange = Exchange(clean, corrupted, regions_of(pair, given))
             steps = [
-                patch(
-                    lens, clean, corrupted, [step], {"logit": probe.logit, "velocity": VelocityProjection()}
-                ).drop_vars(["donor", "clip"])
-                for step, probe in probes.items()
+                patch(lens, exchange, [step], {"logit": one.metric, "velocity": VelocityProjection()}).drop_vars(
+                    ["donor", "clip"]
+                )
+                for step, one in read.items()
             ]
             pairs.append(xr.concat(steps, "step"))
-        effects = xr.concat(pairs, "pair").assign_coords(pair=list(PAIRS))
-        parts.append(effects.rename(clip="quadruplet").assign_coords(quadruplet=[q.id for q in batch]))
+        effects = xr.concat(pairs, "pair").assign_coords(pair=list(PAIRS)).rename(clip="quadruplet", feature="readout")
+        parts.append(effects.assign_coords(quadruplet=[q.id for q in batch]))
     return xr.concat(parts, "quadruplet").assign_coords(property=("quadruplet", [q.property for q in test]))
+
+
+def regions_of(pair: str, given: int) -> dict[str, Tokens]:
+    """Latent frames of a pair by name: "all", "shared" and "differs"; A and B share none, a clip all with itself.
+
+    Where noise is spliced by half, the shared frames are fed alike in both: what a patch of them does arrived by
+    attention across the splice. To patch the differing frames early is merely to restore the input.
+    """
+    early, late = slice(0, given), slice(given, None)
+    match pair in SHARING["first"], pair in SHARING["second"], pair[0] == pair[-1]:
+        case (True, _, _):
+            shared, differs = early, late
+        case (_, True, _):
+            shared, differs = late, early
+        case (_, _, same):
+            shared, differs = (slice(None), slice(0, 0)) if same else (slice(0, 0), slice(None))
+    frames = {"all": slice(None), "shared": shared, "differs": differs}
+    return {name: (own, slice(None), slice(None)) for name, own in frames.items()}
+
+
+def hidden_frames(test: Sequence[Quadruplet], frames: int) -> xr.Dataset:
+    """`hidden` (quadruplet, frame): in which of so many latent frames the first object is hidden in some clip.
+
+    Empty where the clips' truth is not known.
+    """
+    if not all(clip.tracks for quadruplet in test for clip in quadruplet.clips):
+        return xr.Dataset()
+    seen = np.array([np.any([clip.tracks[0].hidden for clip in quadruplet.clips], axis=0) for quadruplet in test])
+    rest = seen[:, 1:].reshape(len(seen), frames - 1, -1).any(-1)  # the first latent frame holds a single one
+    return xr.Dataset({"hidden": (("quadruplet", "frame"), np.column_stack([seen[:, 0], rest]))})
+
+
+# What follows from it.
+
+
+def of_probe(result: xr.Dataset) -> xr.Dataset:
+    """What the probe for plausibility reads, without a dimension of readouts."""
+    return result.sel(readout=PLAUSIBILITY, drop=True)
 
 
 def label_odd(result: xr.Dataset, sharing: Half | None = None) -> xr.DataArray:
     """Logit effect averaged over the eight possible/impossible pairs with the label's sign, in probe SDs.
 
     Of a pair's effect, what follows the content of a half changes sign between the pairs and cancels; what follows
-    the label stays.
+    the label stays. Where there are several readouts, so of each.
 
     Args:
         sharing: only the four pairs that have this half in common.
@@ -141,6 +209,18 @@ def content(result: xr.Dataset) -> xr.DataArray:
     pairs = result.sel(pair=result.sign != 0)
     rest = pairs.effect_logit / result.probe_spread - pairs.sign * label_odd(result)
     return np.sqrt((rest**2).mean("pair", skipna=False))
+
+
+def moved(result: xr.Dataset) -> xr.DataArray:
+    """How far patches move what a kind of readout tells, whatever the label: (kind, model, step, ...), in its SDs.
+
+    Root mean square over quadruplets, the eight pairs, and the readouts of the kind.
+    """
+    pairs = result.sel(pair=result.sign != 0)
+    squares = ((pairs.effect_logit / result.probe_spread) ** 2).mean(["quadruplet", "pair"], skipna=False)
+    kinds = list(dict.fromkeys(map(str, result.kind.values)))
+    parts = [squares.isel(readout=result.kind.values == kind).mean("readout", skipna=False) for kind in kinds]
+    return np.sqrt(xr.concat(parts, "kind").assign_coords(kind=kinds))
 
 
 def velocity_recovery(result: xr.Dataset) -> xr.DataArray:
@@ -173,51 +253,3 @@ def top_places(result: xr.Dataset, model: str, step: int) -> list[Place]:
 def place_dims(result: xr.Dataset) -> list[str]:
     """The dimensions that say where a patch is put."""
     return [str(dim) for dim in result.effect_logit.dims if dim not in DIMS]
-
-
-def table(result: xr.Dataset) -> str:
-    """Per model and step: the probe's accuracy, the top places on held-out scenes with intervals, and the nulls."""
-    _, report = halves(result)
-    lines = [
-        f"places ranked on {result.sizes['quadruplet'] - report.sizes['quadruplet']} test quadruplets, reported on"
-        f" {report.sizes['quadruplet']}; effects in probe SDs, [95% interval over quadruplets]"
-    ]
-    for step in result.step.values:
-        for model in result.model.values:
-            lines += ["", *_lines(result, report.sel(model=model, step=step), str(model), int(step))]
-    return "\n".join(lines)
-
-
-def _lines(result: xr.Dataset, report: xr.Dataset, model: str, step: int) -> list[str]:
-    block = int(report.readout)
-    whole = result.sel(model=model, step=step)
-    logit = np.stack([whole.before_logit.sel(pair=p).values for p in ("A→B", "B→A", "A→C", "A→D")], axis=1)
-    right = ((logit > 0) == np.array([True, True, False, False])).mean(1)
-    accuracy, low, high = (float(x) for x in stats.bootstrap_ratio(right, np.ones_like(right)))
-    dims = place_dims(result)
-    lines = [
-        f"{model}, step {step} (sigma {float(whole.sigma):.2f}), probe behind block {block}: accuracy per clip",
-        f"  {float(whole.train_accuracy.sel(block=block)):.3f} out of fold on training scenes,"
-        f" {_interval(accuracy, low, high)} on {len(right)} test quadruplets",
-        f"  {' '.join(f'{dim:>8}' for dim in dims)}   label-odd effect           recovery of the logit      content"
-        "   A with B (label kept)",
-    ]
-    in_order = ("quadruplet", *dims)
-    odd, swap = label_odd(report), report.effect_logit.sel(pair=["A→B", "B→A"]).mean("pair") / report.probe_spread
-    effect, kept = (
-        stats.bootstrap_ratio(x.transpose(*in_order).values, np.ones(x.transpose(*in_order).shape)) for x in (odd, swap)
-    )
-    ratio, rest = recovery(report), content(report).mean("quadruplet").transpose(*dims).values
-    for at in top_places(result, model, step):
-        cells = [_interval(*(float(part[at]) for part in parts), signed=True) for parts in (effect, ratio, kept)]
-        named = " ".join(f"{result[dim].values[i]!s:>8}" for dim, i in zip(dims, at, strict=True))
-        lines.append(f"  {named}   {cells[0]}    {cells[1]}    {rest[at]:.3f}     {cells[2]}")
-    itself = max(float(np.abs(whole[f"effect_{m}"].sel(pair="A→A")).max()) for m in ("logit", "velocity"))
-    largest = float(np.abs(odd.mean("quadruplet")).max())
-    lines.append(f"  all places: largest label-odd effect {largest:.3f}; a clip patched with itself: {itself:g}")
-    return lines
-
-
-def _interval(estimate: float, low: float, high: float, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{estimate:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"

@@ -3,21 +3,21 @@
 Method: one part of one head is taken from another clip of the quadruplet, the others stay. z is all of them together.
 Pairs, route, probe, controls and the split of effects by label and content are those of `patch_heads`.
 
-Output: figures/data/patch_attention.nc with effects (model, quadruplet, pair, step, part, block, head).
+Output: figures/data/patch_attention.nc with effects (model, quadruplet, pair, step, part, block, head, readout).
 Cost: about five minutes of one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xarray as xr
 
 from analyses.command import main
-from analyses.pairs import Evaluations, Options, measure, table
+from analyses.pairs import Exchange, Metrics, Options, measure
+from analyses.pairs_table import table
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import Metric
 from dit_lens.patching import patch_attention
 
 
@@ -32,10 +32,8 @@ class Config(Options):
 def run(config: Config) -> xr.Dataset:
     """The effects of all models; see `pairs.measure`."""
 
-    def patch(
-        lens: DiTLens, clean: Evaluations, corrupted: Evaluations, steps: Sequence[int], metrics: Mapping[str, Metric]
-    ) -> xr.Dataset:
-        return patch_attention(lens, clean, corrupted, steps, metrics, config.parts)
+    def patch(lens: DiTLens, exchange: Exchange, steps: Sequence[int], metrics: Metrics) -> xr.Dataset:
+        return patch_attention(lens, exchange.clean, exchange.corrupted, steps, metrics, config.parts)
 
     return measure(config, patch)
 

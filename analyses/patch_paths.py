@@ -6,34 +6,50 @@ on half the test scenes) is patched from one clip of a quadruplet into another, 
 what follows the label (odd) is told from what follows content. The strongest paths make a circuit. Of the logit's
 contrast A + B - C - D, how much is left when all heads and MLPs outside the circuit are resampled from clips of other
 quadruplets (faithfulness), and when those of the circuit are (completeness: none should be)?
+With `--screened N` no receivers are chosen before: the paths from all parts to all MLPs and to the queries, keys and
+values of all heads are ranked by gradients on the ranking scenes (EAP-IG), and the first N are patched.
 
 Controls: a clip patched with itself; over the same paths, on the report scenes, a twin that never saw lawful clips and
 a random initialisation; random circuits of as many heads and MLPs. Heads and paths are ranked on half the test scenes
 and reported on the other, with a p-value for the largest of all paths (signs of quadruplets flipped).
+With a screen, paths drawn at random are patched too, on which its ranking is judged.
 
 Output: figures/data/patch_paths.nc with effects (model, quadruplet, pair, sender, receiver), and logits of the first
 model's circuits (circuit, resampled, role, scene).
-Cost: about four minutes on one core with the defaults.
+Cost: about four minutes on one core with the defaults; about as much with `--screened 40`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import xarray as xr
 
-from analyses.attribute_writes import by_role, contrast, corrected_p
 from analyses.command import main
 from analyses.frozen_probe import Options, cross_validate, fit_probe, halves, interval, load, route
 from analyses.pairs import PAIRS, label_odd
+from analyses.roles import by_role, contrast
 from dit_lens import edits, stats
 from dit_lens.capture import batches, evaluations, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
 from dit_lens.patching import patch_heads
-from dit_lens.paths import READOUT, ablate_circuit, circuit, parts_before, parts_of, patch_paths
+from dit_lens.paths import (
+    READOUT,
+    Edge,
+    ablate_circuit,
+    agreement,
+    among,
+    circuit,
+    parts_before,
+    parts_of,
+    patch_edges,
+    ranked,
+    screen_paths,
+)
 from dit_lens.probing import Probe
 from dit_lens.running import Evaluation
 
@@ -55,10 +71,14 @@ class Config(Options):
     """The smallest of them, as a share of the largest."""
     draws: int = 20
     """Random circuits."""
+    screened: int = 0
+    """Paths to patch, of all from all parts to all, those that gradients rank first; 0: all to a few receivers."""
+    sample: int = 40
+    """Paths drawn at random that are patched beside these."""
 
 
 def run(config: Config) -> xr.Dataset:
-    """The paths of all models, along a dimension `model`; all with the readout and receivers that the first chose.
+    """The paths of all models, along a dimension `model`; all with the readout and the paths that the first chose.
 
     Raises:
         ValueError: too few quadruplets to fit or to split, or of a law, to resample.
@@ -66,19 +86,22 @@ def run(config: Config) -> xr.Dataset:
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     ranking, report = split(test)
     parts: list[xr.Dataset] = []
-    tested, block, chosen = xr.Dataset(), 0, list[str]()
+    tested, screen, block, edges = xr.Dataset(), xr.Dataset(), 0, list[Edge]()
     for name in (config.model, *config.controls):
         lens = DiTLens.from_pretrained(name, seed=config.seed)
         accuracy, cells = cross_validate(lens, config, train)
         if not parts:
             block = int(accuracy.squeeze("step").values.argmax())
         probe = fit_probe(cells, config.step, block, lens.name)
-        chosen = chosen or receivers(lens, config, ranking, probe)
-        told = paths(lens, config, report if parts else test, probe, chosen)
+        if not parts:
+            edges, screen = chosen(lens, config, ranking, probe)
+        told = paths(lens, config, report if parts else test, probe, edges)
         if not parts:
             tested = circuits(lens, config, report, probe, told)
         parts.append(told.assign(train_accuracy=float(accuracy.sel(block=block).squeeze())).expand_dims(model=[name]))
     result = joined(parts, tested, test).assign_coords(readout=block, sigma=probe.reads.sigma)
+    if screen:
+        result = result.reindex(sender=screen.sender, receiver=screen.receiver).merge(screen)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 
@@ -114,12 +137,36 @@ def over_pairs(
     for batch in batches(quadruplets, config.batch_size, f"{lens.name}, {what}"):
         fed = evaluations(lens, batch, config.steps, route(config))[config.step]
         pairs = [measure(*({config.step: of_role(fed, role)} for role in pair.split("→"))) for pair in CROSSED]
-        told = xr.concat([one.drop_vars(["donor", "clip"]) for one in pairs], "pair")
+        told = xr.concat([one.drop_vars(["donor", "clip"], errors="ignore") for one in pairs], "pair")
         parts.append(told.rename(clip="quadruplet").assign_coords(quadruplet=[q.id for q in batch]))
     told = xr.concat(parts, "quadruplet").squeeze("step", drop=True)
-    told = told.rename({name: f"{name}_logit" for name in ("effect", "total", "before")})
+    told = told.rename({name: f"{name}_logit" for name in told.data_vars})
     laws = ("quadruplet", [q.property for q in quadruplets])
     return told.assign_coords(pair=list(CROSSED), sign=("pair", list(CROSSED.values())), property=laws)
+
+
+def chosen(lens: DiTLens, config: Config, ranking: Sequence[Quadruplet], probe: Probe) -> tuple[list[Edge], xr.Dataset]:
+    """The paths to patch; and the screen that chose them, empty where none was asked for.
+
+    Returns:
+        Of the screen `estimate` (sender, receiver), label-odd in probe SDs, on the ranking scenes, and which paths
+        were `verified` for it and which `sampled`.
+    """
+    senders = parts_before(lens, probe.logit)
+    if not config.screened:
+        return list(product(senders, receivers(lens, config, ranking, probe))), xr.Dataset()
+    mlps = [name for name in senders if name.startswith("mlp")]
+    heads = [name for name in senders if name not in mlps and not name.startswith("0.")]
+    every = [READOUT, *mlps, *(f"{head}.{taken}" for head in heads for taken in "qkv")]
+
+    def measure(clean: Runs, corrupted: Runs) -> xr.Dataset:
+        return screen_paths(lens, clean, corrupted, config.steps, probe.logit, senders, every).to_dataset(name="effect")
+
+    told = over_pairs(lens, config, ranking, measure, "screen").assign(probe_spread=probe.spread)
+    estimate = label_odd(told).mean("quadruplet", skipna=False)
+    verified, sampled = ranked(estimate, config.screened, config.sample, config.seed)
+    marks = {"verified": among(verified, estimate), "sampled": among(sampled, estimate)}
+    return list(dict.fromkeys([*verified, *sampled])), xr.Dataset({"estimate": estimate, **marks})
 
 
 def receivers(lens: DiTLens, config: Config, ranking: Sequence[Quadruplet], probe: Probe) -> list[str]:
@@ -139,12 +186,11 @@ def receivers(lens: DiTLens, config: Config, ranking: Sequence[Quadruplet], prob
     return [READOUT, *mlps, *(f"{head}.{taken}" for head in sorted(heads) for taken in "qkv")]
 
 
-def paths(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe, chosen: Sequence[str]) -> xr.Dataset:
-    """Effects (quadruplet, pair, sender, receiver) of the paths from all parts before the readout."""
-    senders = parts_before(lens, probe.logit)
+def paths(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe, edges: Sequence[Edge]) -> xr.Dataset:
+    """Effects (quadruplet, pair, sender, receiver) of some paths, NaN elsewhere."""
 
     def measure(clean: Runs, corrupted: Runs) -> xr.Dataset:
-        return patch_paths(lens, clean, corrupted, config.steps, probe.logit, senders, chosen)
+        return patch_edges(lens, clean, corrupted, config.steps, probe.logit, edges)
 
     return over_pairs(lens, config, test, measure, "paths").assign(probe_spread=probe.spread)
 
@@ -154,16 +200,26 @@ def flat(effects: xr.DataArray) -> xr.DataArray:
     return effects.stack(path=["sender", "receiver"]).dropna("path", how="all").transpose("quadruplet", ...)
 
 
-def found(told: xr.Dataset, config: Config) -> tuple[list[tuple[str, str]], list[str]]:
+def found(told: xr.Dataset, config: Config) -> tuple[list[Edge], list[str]]:
     """The circuit by the ranking half: paths, the largest label-odd effect first, and the parts that they join."""
     odd = label_odd(halves(told)[0]).mean("quadruplet", skipna=False)
     edges = circuit(odd, config.top, config.least * float(np.abs(odd).max()))
     return edges, parts_of(edges)
 
 
-def edges_of(result: xr.Dataset) -> list[tuple[str, str]]:
+def edges_of(result: xr.Dataset) -> list[Edge]:
     """The paths of the circuit that a result was made of."""
     return [(str(sender), str(receiver)) for sender, receiver in result.path_joined.values]
+
+
+def screened(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """On the ranking scenes what gradients estimate and what patching finds (sender, receiver), and their agreement.
+
+    Label-odd, in probe SDs, of the first model; effects are NaN where nothing was patched.
+    """
+    effect = label_odd(halves(result)[0].isel(model=0)).mean("quadruplet", skipna=False)
+    effect = effect.transpose("sender", "receiver")
+    return result.estimate, effect, agreement(result.estimate, effect, result.sampled)
 
 
 # The circuit.
@@ -204,12 +260,14 @@ def table(result: xr.Dataset) -> str:
     ]
     for model in result.model.values:
         lines += ["", *_lines(result.sel(model=model), report.sel(model=model), edges_of(result))]
+    if "estimate" in result:
+        lines += ["", _screen_line(result)]
     return "\n".join([*lines, "", *_circuit_lines(result)])
 
 
-def _lines(whole: xr.Dataset, report: xr.Dataset, edges: Sequence[tuple[str, str]]) -> list[str]:
+def _lines(whole: xr.Dataset, report: xr.Dataset, edges: Sequence[Edge]) -> list[str]:
     effects, total = flat(label_odd(report)), total_odd(report).values
-    p = effects[0].copy(data=corrected_p(effects.values))
+    p = effects[0].copy(data=stats.sign_flip_p(effects.values))
     lines = [
         f"{whole.model.item()}, sigma {float(whole.sigma):.2f}, probe behind block {int(whole.readout)}: out of fold"
         f" {float(whole.train_accuracy):.3f} on training scenes; whole change of the logit"
@@ -225,6 +283,16 @@ def _lines(whole: xr.Dataset, report: xr.Dataset, edges: Sequence[tuple[str, str
     itself = float(np.abs(whole.effect_logit.sel(pair="A→A")).max())
     largest = float(np.abs(effects.mean("quadruplet")).max())
     return [*lines, f"  largest of {effects.sizes['path']} paths {largest:.3f}; a clip patched with itself: {itself:g}"]
+
+
+def _screen_line(result: xr.Dataset) -> str:
+    _, _, agree = screened(result)
+    return (
+        f"screen: of {int(result.estimate.notnull().sum())} paths the {int(result.verified.sum())} that gradients rank"
+        f" first were patched and {int(result.sampled.sum())} at random; rank agreement on the ranking scenes"
+        f" {float(agree.sel(among='sample')):+.2f} over the random ones, {float(agree.sel(among='all patched')):+.2f}"
+        " over all patched"
+    )
 
 
 def total_odd(result: xr.Dataset) -> xr.DataArray:

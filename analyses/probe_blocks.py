@@ -25,7 +25,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,21 @@ from dit_lens.video import to_tensor
 Way = Literal["inversion", "noising", "continuation"]
 Splits = Mapping[str, Sequence[Quadruplet]]
 Features = Mapping[str, xr.DataArray]
+
+
+class Reading(Protocol):
+    """How a model is read along a route."""
+
+    @property
+    def pooling(self) -> Literal["frames", "tokens"]: ...  # noqa: D102
+    @property
+    def steps(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def levels(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ def as_block(latent: xr.DataArray) -> xr.DataArray:
     return latent.rename(value="feature").expand_dims(block=[0], axis=3)
 
 
-def capture(lens: DiTLens, config: Config, path: Way, split: Sequence[Quadruplet]) -> xr.Dataset:
+def capture(lens: DiTLens, config: Reading, path: Way, split: Sequence[Quadruplet]) -> xr.Dataset:
     """Pooled block outputs and the latents fed, along one path."""
     route = Route(path, config.levels, "euler", config.seed)
     name = f"{lens.name}, {path}"

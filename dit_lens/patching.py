@@ -13,7 +13,7 @@ from dit_lens.edits import Tokens
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
 from dit_lens.sweeps import Change, Path, change_each, clip_ids_of, evaluations, named, sweep, tabulate
-from dit_lens.sweeps.changes import check_pair, refuse_hooks, run
+from dit_lens.sweeps.changes import check_pair, reaches, refuse_hooks, run
 
 EVERYWHERE: Mapping[str, Tokens] = {"all": (slice(None), slice(None), slice(None))}
 Address = tuple[str, Sequence[int] | None, Tokens | None]
@@ -25,6 +25,7 @@ def patch_heads(
     corrupted: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
+    regions: Mapping[str, Tokens] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """What each head carries: its z from the clean run is put into the corrupted run, at the same step.
@@ -36,9 +37,11 @@ def patch_heads(
         steps: at which steps.
         metric: `probe.logit`, `VelocityProjection()`, or any function as `Readout(function, points)`; or several by
             name, whose variables are then `effect_NAME` and so on.
+        regions: (frame, row, column) of video tokens by name, integers or slices: z is put there alone.
 
     Returns:
-        `effect` (clip, step, block, head) = patched - corrupted, `total` (clip, step) = clean - corrupted, and
+        `effect` (clip, step, block, head) = patched - corrupted, with a dimension `region` before the block where
+        regions were given; `total` (clip, step) = clean - corrupted, and
         `before` (clip, step), the corrupted run. Recovery is the ratio of the means of effect and total. Blocks behind
         a metric's readout are NaN.
 
@@ -47,7 +50,13 @@ def patch_heads(
         TypeError: something that is no metric. RuntimeError: hooks are active.
     """
     dims = {"block": range(lens.blocks), "head": range(lens.heads)}
-    return _patch(lens, clean, corrupted, steps, metric, dims, _head, progress)
+    if regions is None:
+        return _patch(lens, clean, corrupted, steps, metric, dims, _head, progress)
+
+    def place(region: str, block: int, head: int) -> Address:
+        return *_head(block, head)[:2], regions[region]
+
+    return _patch(lens, clean, corrupted, steps, metric, {"region": list(regions), **dims}, place, progress)
 
 
 def patch_attention(
@@ -148,7 +157,9 @@ def _patch(
     refuse_hooks(lens)
     metrics, given, found = named(metric), evaluations(lens, clean, steps), {}
     own = evaluations(lens, corrupted, steps)
-    points = {change.point for change in change_each(dims, lambda **at: Change(place(**at)[0], edits.zero()))}
+    # Where no metric can see a change, nothing is taken from the clean run, which would have to be run up to there.
+    all_changes = change_each(dims, lambda **at: Change(place(**at)[0], edits.zero()))
+    points = {one.point for one in all_changes if any(reaches(lens, one, metric) for metric in metrics.values())}
     for step in tqdm(steps, desc="patching", unit="step", disable=not progress):
         check_pair(given[step], own[step])
         with torch.no_grad():
@@ -156,7 +167,7 @@ def _patch(
 
         def change(source: Mapping[str, torch.Tensor] = source.cache, **at: object) -> Change:
             point, heads, tokens = place(**at)
-            return Change(point, edits.patch(source[point], heads, tokens))
+            return Change(point, edits.patch(source[point], heads, tokens) if point in source else edits.zero(heads))
 
         found[step] = sweep(lens, own[step], change_each(dims, change), metrics, source)
     table = tabulate(found, dims, own).assign_coords(clip=clip_ids_of(corrupted))

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num, Shaped
 
 RESAMPLES = 2000
+FLIPS = 2000
 
 
 def bootstrap_ratio(
@@ -105,6 +106,30 @@ def selection_corrected_p(
     """
     highest = null.reshape(len(null), -1).max(1)
     return (1 + (highest[(...,) + (None,) * observed.ndim] >= observed).sum(0)) / (1 + len(null))
+
+
+def sign_flips(
+    effects: Float[np.ndarray, "q cells"], seed: int = 0
+) -> tuple[Float[np.ndarray, " cells"], Float[np.ndarray, "flips cells"]]:
+    """The t of each cell, and its t where signs of quadruplets are flipped at random: the null of no sign.
+
+    Possible and impossible clips of a quadruplet trade places: under the null its contrast has either sign. Of a cell
+    where all effects are 0 the t is 0.
+    """
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(FLIPS, len(effects)))
+    square = (effects**2).mean(0)
+
+    def studentised(mean: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(mean * np.sqrt((len(effects) - 1) / (square - mean**2).clip(0)))
+
+    return studentised(effects.mean(0)), studentised(signs @ effects / len(effects))
+
+
+def sign_flip_p(effects: Float[np.ndarray, "q cells"], seed: int = 0) -> Float[np.ndarray, " cells"]:
+    """Chance that the largest |t| of all cells is as large under flipped signs (see `sign_flips`)."""
+    t, null = sign_flips(effects, seed)
+    return selection_corrected_p(np.abs(t), np.abs(null))
 
 
 def selection_threshold(null: Num[np.ndarray, "p *cells"], level: float = 0.05) -> float:

@@ -18,27 +18,30 @@ from figures.output import caption, save
 
 TABLE = Path("figures/data/attribute_heads.nc")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "osD^v"
+MARKERS = "osD"  # by estimate
+SHORT: dict[str, str] = dict(zip(ESTIMATES, ("int. gradients", "gradient × diff.", "int. gr. from noise"), strict=True))
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Rows of maps: label-odd by both estimates, content; a column to a model; below, the top heads with intervals."""
+    """Rows of maps: label-odd by all estimates, content; a column to a model; below, the top heads with intervals."""
     plots.use_style()
     models = [str(model) for model in result.model.values]
-    figure = plt.figure(figsize=(max(6.4, 1.9 * len(models) + 1.6), 6.8))
-    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.2, 1]))
+    figure = plt.figure(figsize=(max(6.4, 1.9 * len(models) + 1.6), 8.2))
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.7, 1.1]))
     chosen = top_places(result.sel(estimate=ESTIMATES[0]), models[0], int(result.step.item()))
-    panels = above.subplots(3, len(models), squeeze=False, sharex=True, sharey=True)
+    panels = above.subplots(1 + len(ESTIMATES), len(models), squeeze=False, sharex=True, sharey=True)
     odd = label_odd(result).mean("quadruplet").squeeze("step", drop=True)
     for row, estimate in enumerate(ESTIMATES):
-        label = f"{estimate},\nlabel-odd [probe SD]"
+        label = f"{SHORT[estimate]},\nlabel-odd [SD]"
         _maps(panels[row], odd.sel(estimate=estimate), label, "RdBu_r")
     rest = content(result.sel(estimate=ESTIMATES[0])).mean("quadruplet").squeeze("step", drop=True)
-    _maps(panels[2], rest, f"{ESTIMATES[0]},\ncontent, rms [probe SD]", "viridis")
+    _maps(panels[-1], rest, f"{SHORT[ESTIMATES[0]]},\ncontent, rms [SD]", "viridis")
     for column, model in enumerate(models):
         panels[0, column].set_title(model)
-        panels[1, column].set_title(f"rank agreement {agreement(result, model):.2f}", fontsize=6)
-        panels[2, column].set_xlabel("head")
+        for row, estimate in enumerate(ESTIMATES[1:], start=1):
+            agreed = agreement(result, model, estimate)
+            panels[row, column].set_title(f"rank agreement {agreed:.2f}", fontsize=6)
+        panels[-1, column].set_xlabel("head")
     frames = np.zeros((result.sizes["block"], result.sizes["head"]), dtype=bool)
     for head in chosen:
         frames[head] = True
@@ -66,7 +69,7 @@ def _maps(panels: np.ndarray, values: xr.DataArray, label: str, colours: str) ->
 
 
 def _intervals(axes: Axes, report: xr.Dataset, chosen: Sequence[tuple[int, ...]]) -> None:
-    """The chosen heads: every model by integrated gradients (filled) and to first order (open)."""
+    """The chosen heads: every model in its colour, a marker to an estimate."""
     odd = label_odd(report).squeeze("step", drop=True)
     rows = np.arange(len(chosen))[::-1]
     axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
@@ -78,12 +81,11 @@ def _intervals(axes: Axes, report: xr.Dataset, chosen: Sequence[tuple[int, ...]]
             middle,
             rows + 0.75 / len(series) * ((len(series) - 1) / 2 - place),
             xerr=np.abs(np.stack([middle - low, high - middle])),
-            fmt=MARKERS[i % len(MARKERS)],
+            fmt=MARKERS[ESTIMATES.index(estimate)],
             color=COLOURS[i % len(COLOURS)],
-            markerfacecolor=COLOURS[i % len(COLOURS)] if estimate == ESTIMATES[0] else "w",
             markersize=3,
             linewidth=0.9,
-            label=f"{model}, {estimate}",
+            label=f"{model}, {SHORT[estimate]}",
         )
     axes.set_yticks(rows, [f"block {block}, head {head}" for block, head in chosen])
     axes.tick_params(axis="y", length=0)

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.attribute_writes import components, contrast, top
+from analyses.attribute_writes import components, top
 from analyses.frozen_probe import halves
+from analyses.roles import contrast
 from dit_lens import plots, results, stats
 from figures.output import caption, save
 

@@ -1,63 +1,134 @@
-"""Block x head map of patching effects: `python -m figures.patch_heads` reads the table and draws, no model."""
+"""Block x head maps of patching effects beside their controls: `python -m figures.patch_heads` draws, no model."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
-from analyses.pairs import content, label_odd, top_places, velocity_recovery
-from dit_lens import plots, results
+from analyses.frozen_probe import halves
+from analyses.pairs import Place, label_odd, moved, of_probe, place_dims, top_places
+from analyses.pairs_table import LEVEL, against_flips, agreement
+from analyses.readouts import CONTENT, HALF, MEANS, PLAUSIBILITY, RANDOM
+from dit_lens import plots, results, stats
 from figures.output import caption, save
+from figures.places import columns_of, draw_map
 
 TABLE = Path("figures/data/patch_heads.nc")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
+WHERE = {"shared": "shared half", "differs": "differing half", "all": "all tokens"}
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Rows: label-odd effect on the probe and on the velocity, content. Columns: models and steps. Returns the file."""
+    """Above, maps by region and step; below, nulls of all heads, two probes, and the top heads. Returns the file."""
     plots.use_style()
-    rows = [
-        (
-            "label-odd effect on the\nprobe logit [probe SD]",
-            label_odd(result).mean("quadruplet", skipna=False),
-            "RdBu_r",
-        ),
-        (
-            "content effect on the\nprobe logit, rms [probe SD]",
-            content(result).mean("quadruplet", skipna=False),
-            "viridis",
-        ),
-        ("velocity difference\nrecovered [fraction]", velocity_recovery(result), "viridis"),
-    ]
-    columns = [(str(model), int(step)) for step in result.step.values for model in result.model.values]
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(1.9 * len(columns) + 1.6, 5.4), squeeze=False)
-    for row, (label, mean, colours) in enumerate(rows):
-        reach = float(np.abs(mean).max())
-        limits = (-reach, reach) if colours == "RdBu_r" else (0.0, reach)
-        for column, (model, step) in enumerate(columns):
-            cell = axes[row, column]
-            values = mean.sel(model=model, step=step).transpose("block", "head").values
-            image = plots.heat_map(cell, values, limits, colours)
-            if row == 0:
-                sigma = float(result.sel(step=step).sigma)
-                cell.set_title(f"{model}\nstep {step}, σ = {sigma:.2f}")
-                chosen = np.zeros_like(values, dtype=bool)
-                for head in top_places(result, model, step) if column == 0 else ():
-                    chosen[head] = True
-                plots.outline(cell, chosen)
-            if row == len(rows) - 1:
-                cell.set_xlabel("head")
-            if column == 0:
-                cell.set_ylabel("block")
-        figure.colorbar(image, ax=axes[row], label=label, shrink=0.9)
-    size = result.sizes["quadruplet"]
+    rows = list(product(result.step.values, result.region.values))
+    figure = plt.figure(figsize=(8.6, 1.55 * len(rows) + 4.0))
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.55 * len(rows) + 0.5, 3.5]))
+    _maps(above, result, rows)
+    step, region = rows[0]
+    headline = result.sel(region=region, drop=True)
+    nulls, probes, top = below.subplots(1, 3, width_ratios=[1.5, 1, 1.25])
+    _nulls(nulls, headline, int(step))
+    _probes(probes, headline, int(step))
+    _top(top, headline, top_places(of_probe(headline), str(result.model.values[0]), int(step)), int(step))
+    made = results.facts(result)["config"]
+    blocks = ", ".join(map(str, np.unique(result.readout_block)))
     note = (
-        f"n = {size} test quadruplets, 8 possible/impossible pairs each; hatched: behind the readout; framed: top heads"
+        f"n = {result.sizes['quadruplet']} test quadruplets, 8 possible/impossible pairs each; {made['path']}, probe"
+        f" behind block {blocks}; hatched: later blocks. Framed, filled: p < {LEVEL:g} of the\nlargest |t| of all"
+        f" blocks, heads and steps, signs of whole quadruplets flipped. Below: {WHERE[region]}, step {step}; right:"
+        f" ranked on half the quadruplets, shown on the other {halves(result)[1].sizes['quadruplet']}, 95% CI"
     )
-    figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
+    below.supxlabel(caption(result, note), fontsize=6, color="0.35")
     return save(figure, "patch_heads")
+
+
+def _maps(figure: SubFigure, result: xr.Dataset, rows: list[tuple[int, str]]) -> None:
+    """A row for each step and region, a column for each model and a random direction, on one scale to a row."""
+    series = columns_of(result)
+    panels = figure.subplots(len(rows), len(series), squeeze=False, sharex=True, sharey=True)
+    for cells, (step, region) in zip(panels, rows, strict=True):
+        odd = label_odd(result.sel(region=region, drop=True))
+        p, mean = against_flips(odd).p.sel(step=step), odd.sel(step=step).mean("quadruplet", skipna=False)
+        reach = max(float(np.abs(mean.sel(model=model, readout=readout)).max()) for _, model, readout in series)
+        for axes, (_, model, readout) in zip(cells, series, strict=True):
+            at = {"model": model, "readout": readout}
+            image = draw_map(axes, mean.sel(at), p.sel(at), reach)
+        sigma = float(result.sigma.sel(step=step))
+        cells[0].set_ylabel(f"{WHERE[region]}\nstep {step}, σ = {sigma:.2f}\nblock")
+        figure.colorbar(image, ax=cells, label="label-odd effect\n[probe SD]", shrink=0.95)
+    for axes, (title, _, _) in zip(panels[0], series, strict=True):
+        axes.set_title(title)
+    for axes in panels[-1]:
+        axes.set_xlabel("head")
+
+
+def _nulls(axes: Axes, result: xr.Dataset, step: int) -> None:
+    """The t of every head by model and kind of readout, with the threshold that the largest of all must pass."""
+    flips, models = against_flips(label_odd(result)), [str(model) for model in result.model.values]
+    kinds = [kind for kind in (MEANS, RANDOM, *CONTENT) if kind in flips.kind.values]
+    series = [(model, model, PLAUSIBILITY) for model in models] + [(kind, models[0], kind) for kind in kinds]
+    for place, (_, model, kind) in enumerate(series):
+        at = {"model": model, "readout": flips.kind.values == kind}
+        t, p = (flips[name].sel(step=step, model=model).isel(readout=at["readout"]).values.ravel() for name in "tp")
+        t, p = t[np.isfinite(t)], p[np.isfinite(t)]
+        across = place + np.linspace(-0.28, 0.28, len(t))
+        colour = COLOURS[0] if place == 0 else "0.45"
+        axes.scatter(across, t, s=9, facecolors=np.where(p < LEVEL, colour, "w").tolist(), edgecolors=colour, lw=0.6)
+        limit = float(flips.threshold.sel(model=model, of=kind))
+        axes.hlines([-limit, limit], place - 0.38, place + 0.38, color="k", linewidth=0.9)
+    axes.axhline(0, color="0.8", linewidth=0.6, zorder=0)
+    axes.set_xticks(range(len(series)), [label for label, _, _ in series], rotation=40, ha="right", fontsize=6.5)
+    axes.set_ylabel("t of the label-odd effect, by head")
+    axes.set_title("bars: corrected threshold", fontsize=7)
+
+
+def _probes(axes: Axes, result: xr.Dataset, step: int) -> None:
+    """Every head by a probe of one half of the training scenes and by one of the other."""
+    odd = label_odd(result).sel(step=step).mean("quadruplet", skipna=False)
+    one, other = (odd.sel(readout=f"{HALF} {i}") for i in (0, 1))
+    for i, model in enumerate(map(str, result.model.values)):
+        rho = agreement(result.sel(model=model, step=step), f"{HALF} 0", f"{HALF} 1")
+        pairs = one.sel(model=model).values.ravel(), other.sel(model=model).values.ravel()
+        axes.scatter(*pairs, s=10, color=COLOURS[i % len(COLOURS)], label=f"{model}, ρ = {rho:.2f}", zorder=3 - 0.1 * i)
+    axes.axline((0, 0), slope=1, color="0.8", linewidth=0.6, zorder=0)
+    axes.set_xlabel("probe of half the scenes [SD]")
+    axes.set_ylabel("probe of the other half [SD]")
+    axes.legend(frameon=False, fontsize=6, loc="best", handletextpad=0.1)
+
+
+def _top(axes: Axes, result: xr.Dataset, chosen: list[Place], step: int) -> None:
+    """The top heads: label-odd effect, and how far patches of them move plausibility and content; all heads below."""
+    model, (_, report) = str(result.model.values[0]), halves(result)
+    report = report.sel(model=model, step=step)
+    dims, rows = place_dims(report), np.arange(len(chosen), -1, -1)
+    odd = label_odd(of_probe(report)).transpose("quadruplet", *dims).values
+    rms = moved(report).transpose("kind", *dims)
+    kinds = [kind for kind in (PLAUSIBILITY, *CONTENT) if kind in rms.kind.values]
+    middle, low, high = stats.bootstrap_ratio(odd, np.ones_like(odd))
+    for row, at in zip(rows, chosen, strict=False):
+        error = [[abs(middle[at] - low[at])], [abs(high[at] - middle[at])]]
+        label = "label-odd" if row == rows[0] else None
+        axes.errorbar(abs(middle[at]), row + 0.25, xerr=error, fmt="o", color="k", markersize=3.5, lw=1, label=label)
+    for i, kind in enumerate(kinds):
+        own = rms.sel(kind=kind).values
+        values = [float(own[at]) for at in chosen] + [float(np.nanmedian(own))]
+        colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i % 4]
+        axes.scatter(
+            values, rows - 0.1, s=14, marker=marker, facecolors="none", edgecolors=colour, label=f"rms, {kind}"
+        )
+    names = [" ".join(f"{dim} {report[dim].values[i]}" for dim, i in zip(dims, at, strict=True)) for at in chosen]
+    axes.set_yticks(rows, [*names, "median head"])
+    axes.set_ylim(-0.6, len(chosen) + 0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("size of the effect [SD of what is read]")
+    axes.legend(frameon=False, fontsize=6, loc="lower right")
 
 
 if __name__ == "__main__":

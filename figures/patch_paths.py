@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from analyses.frozen_probe import halves
 from analyses.pairs import label_odd
-from analyses.patch_paths import READOUT, drawn, edges_of, flat, parts_of, shares
+from analyses.patch_paths import READOUT, drawn, edges_of, flat, parts_of, screened, shares
 from dit_lens import plots, results, stats
 from figures.output import caption, save
 
@@ -28,16 +28,22 @@ Place = tuple[float, float]
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Left the graph, right its paths in every model above what the circuit keeps and takes. Returns the file."""
+    """Left the graph, right its paths in every model above what the circuit keeps and takes. Returns the file.
+
+    Below these, where paths were screened, what gradients estimate against what patching finds.
+    """
     plots.use_style()
-    figure = plt.figure(figsize=(7.4, 4.6))
+    below_paths = [4, 6] if "estimate" in result else [4]
+    figure = plt.figure(figsize=(7.4, 2.2 * len(below_paths) + 2.4))
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1.35, 1]))
     edges, (_, report) = edges_of(result), halves(result)
     effects = flat(label_odd(report))
     _graph(left.subplots(), result, edges, effects.isel(model=0).mean("quadruplet"))
-    above, below = right.subplots(2, 1, height_ratios=[max(4, len(edges)), 4])
-    _paths(above, effects, edges)
-    _kept(below, result)
+    panels = right.subplots(1 + len(below_paths), 1, height_ratios=[max(4, len(edges)), *below_paths])
+    _paths(panels[0], effects, edges)
+    _kept(panels[1], result)
+    if "estimate" in result:
+        _screen(panels[2], result)
     size, config = report.sizes["quadruplet"], results.facts(result)["config"]
     note = (
         f"circuit of {len(edges)} paths ranked on {result.sizes['quadruplet'] - size} test quadruplets, shown on the"
@@ -177,6 +183,22 @@ def _kept(axes: Axes, result: xr.Dataset) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("share of the logit's contrast that is left")
     axes.legend(frameon=False, fontsize=6, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=2, handletextpad=0.2)
+
+
+def _screen(axes: Axes, result: xr.Dataset) -> None:
+    """Paths that were patched because gradients rank them first, and at random."""
+    estimate, effect, agree = screened(result)
+    axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, linestyle="--")
+    for chosen, colour, label in ((result.sampled, "0.6", "at random"), (result.verified, "k", "ranked first")):
+        axes.plot(
+            estimate.values[chosen.values], effect.values[chosen.values], "o", color=colour, markersize=2.5, label=label
+        )
+    axes.set_xlabel("estimate by gradients [probe SD]")
+    axes.set_ylabel("effect [probe SD]")
+    agreed = ", ".join(f"{float(agree.sel(among=name)):.2f} ({name})" for name in agree["among"].values)
+    told = f"screen of {int(estimate.notnull().sum())} paths, ranking scenes;\nrank agreement {agreed}"
+    axes.set_title(told, fontsize=6)
+    axes.legend(frameon=False, fontsize=6, loc="upper left", handletextpad=0.2)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ TABLE = Path("figures/data/patch_residual.nc")
 
 
 def draw(result: xr.Dataset) -> Path:
-    """Maps of frames that a pair shares, and of frames in which it differs. Returns the file."""
-    maps = {label: odd.mean("quadruplet", skipna=False) for label, odd in by_sharing(result).items()}
-    return draw_places(result, "patch_residual", "frame", maps)
+    """Maps of frames that a pair shares, in which it differs, and where an object is hidden. Returns the file."""
+    return draw_places(result, "patch_residual", "frame", by_sharing(result))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import xarray as xr
 
 import analyses.command
 import figures.output
-from analyses import ablate_heads
+from analyses import ablate_heads, ablations
 from dit_lens import datasets, results
 from dit_lens.probing import Probe, Reads
 from figures import ablate_heads as figure
@@ -76,9 +76,9 @@ def test_moved_knowledge_fails_the_fixed_probe_alone_and_lost_knowledge_both() -
     probe = Probe(torch.tensor([[1.0, 0, 0, 0, 0, 0]]), 0.0, 1.0, Reads("blocks.2.hook_resid_post", 2, 0.5, "none"))
     accuracy = {}
     for name, axis in (("whole", 0), ("moved", 3), ("lost", None)):
-        scores = ablate_heads._scores(probe, clips(axis), clips(axis), splits)
+        scores = ablations.scores(probe, clips(axis), clips(axis), splits)
         good, of = scores.sum(-1).T
-        accuracy[name] = dict(zip(ablate_heads.SCORES, good / of, strict=True))
+        accuracy[name] = dict(zip(ablations.SCORES, good / of, strict=True))
     assert accuracy["whole"]["fixed"] > 0.9 and accuracy["whole"]["refitted"] > 0.9
     assert abs(accuracy["moved"]["fixed"] - 0.5) < 0.1 < 0.9 < accuracy["moved"]["refitted"]
     assert abs(accuracy["lost"]["fixed"] - 0.5) < 0.1 and abs(accuracy["lost"]["refitted"] - 0.5) < 0.1
@@ -94,6 +94,6 @@ def test_a_loss_is_what_the_whole_model_has_more() -> None:
         {"counts": (("replacement", "score", "part", "quadruplet", "block", "head"), counts)},
         coords={"replacement": ["none", "zero"], "score": ["fixed"], "part": ["good", "of"], "quadruplet": range(4)},
     )
-    assert ablate_heads.loss(result).values.ravel().tolist() == [0.5, 0.0]
-    estimate, low, high = ablate_heads.loss_interval(result.isel(score=0, block=0, head=0))
+    assert ablations.loss(result).values.ravel().tolist() == [0.5, 0.0]
+    estimate, low, high = ablations.loss_interval(result.isel(score=0, block=0, head=0))
     assert float(estimate) == float(low) == float(high) == 0.5

@@ -138,6 +138,13 @@ def test_help_tells_of_every_option(
     assert len(re.findall(r"\(default: ", told)) == len(options)
 
 
+def test_the_code_of_an_analysis_is_all_that_it_imports_of_analyses() -> None:
+    names = [path.stem for path in analyses.command.sources_of("ablate_blocks")]
+    assert {"ablate_blocks", "ablate_blocks_changes", "ablations", "command", "frozen_probe"} <= {*names}
+    assert "surprise" not in names and names == sorted(names)
+    assert {"probe_blocks", "surprise", "forcing"} <= {p.stem for p in analyses.command.sources_of("know_and_show")}
+
+
 def test_views_are_of_objects_in_sight_and_tell_where_they_are() -> None:
     clips = [quadruplet.a for quadruplet in datasets.load("miniphys", split="test", quadruplets=22)]
     seen = [(clip, frame, frames) for clip in clips for frame, frames in decode_states.in_sight(clip)]

@@ -15,6 +15,7 @@ import analyses.command
 import figures.output
 from analyses import attribute_heads
 from analyses.attribute_heads import CONTRASTS, ESTIMATES, Config, agreement, attribute
+from analyses.lines import with_noise_alone
 from dit_lens import edits, results
 from dit_lens.capture import Route, evaluations, of_role
 from dit_lens.clips import Quadruplet
@@ -61,10 +62,32 @@ def test_heads_add_up_to_the_effect_of_patching_all_of_a_block(
 
 
 def test_blocks_up_to_the_readout_are_told_for_all_pairs(told: xr.Dataset) -> None:
-    sizes = {"step": 1, "estimate": 2, "quadruplet": 2, "pair": len(CONTRASTS) + 1, "block": 3, "head": 4}
+    sizes = {"step": 1, "estimate": 3, "quadruplet": 2, "pair": len(CONTRASTS) + 1, "block": 3, "head": 4}
     assert dict(told.effect_logit.sizes) == sizes
-    exact, first_order = (float(told.delta.sel(estimate=estimate).max()) for estimate in ESTIMATES)
-    assert exact < 1e-5 and exact < first_order / 10
+    exact, first_order, from_noise = (float(told.delta.sel(estimate=estimate).max()) for estimate in ESTIMATES)
+    assert exact < 1e-5 and exact < first_order / 10 and from_noise < 0.02
+
+
+def test_from_noise_a_pair_is_told_by_its_clips(
+    lens: DiTLens, test: Sequence[Quadruplet], probe: Probe, told: xr.Dataset
+) -> None:
+    """What all heads of a block do in the run of noise alone, patched from one clip, less that from the other."""
+    clips, alone = with_noise_alone(lens, TINY, test)
+    point = "blocks.1.attn.hook_z"
+    effects = {}
+    with torch.no_grad():
+        for role in "AC":
+            source = lens.model.run(of_role(clips, role), Request(point))[1][point]
+            noise = of_role(alone, role)
+            before = lens.model.run(noise, Request(READOUT))[1][READOUT]
+            with lens.hooks([(point, edits.patch(source))]):
+                after = lens.model.run(noise, Request(READOUT))[1][READOUT]
+            effects[role] = probe.of_activation(after) - probe.of_activation(before)
+    summed = told.effect_logit.sel(pair="A→C", estimate=ESTIMATES[2], block=1).squeeze("step").sum("head")
+    np.testing.assert_allclose(summed, effects["A"] - effects["C"], rtol=0, atol=2e-3)
+    back = told.effect_logit.sel(pair="C→A", estimate=ESTIMATES[2])
+    np.testing.assert_allclose(back, -told.effect_logit.sel(pair="A→C", estimate=ESTIMATES[2]), atol=1e-6)
+    assert np.abs(summed).min() > 1e-3
 
 
 def test_there_and_back_is_the_same_line_around_another_run(told: xr.Dataset) -> None:
@@ -79,7 +102,7 @@ def test_agreement_is_of_ranks(told: xr.Dataset) -> None:
     whole = told.assign(probe_spread=spread).expand_dims(model=["m"])
     one = whole.effect_logit.sel(estimate=ESTIMATES[0], drop=True)
     for factor in (9.0, -9.0):
-        other = xr.concat([one, factor * one], "estimate").assign_coords(estimate=list(ESTIMATES))
+        other = xr.concat([one, factor * one, one], "estimate").assign_coords(estimate=list(ESTIMATES))
         assert agreement(whole.assign(effect_logit=other), "m") == pytest.approx(np.sign(factor))
 
 

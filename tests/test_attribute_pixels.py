@@ -14,7 +14,8 @@ import xarray as xr
 import analyses.command
 import figures.output
 from analyses import attribute_pixels
-from analyses.attribute_pixels import BASELINES, Config, PixelLogit, attribute, shown
+from analyses.attribute_pixels import BASELINES, Config, PixelLogit, attribute
+from analyses.lines import drawn
 from dit_lens import results
 from dit_lens.attribution import Line, integrate
 from dit_lens.capture import Route, evaluations, latent_splice, role_major, spliced_noise
@@ -100,11 +101,15 @@ def test_both_baselines_add_up_to_what_tells_the_pair_and_to_the_contrast(told: 
 
 
 def test_pairs_that_are_told_best_are_shown_one_of_each_property(told: xr.Dataset, test: Sequence[Quadruplet]) -> None:
-    drawn = shown(told.assign(difference=("quadruplet", [1.0, 2.0])), test, 2)
-    assert [name.split(":")[0] for name in drawn.shown.values] == [test[1].property, test[0].property]
-    assert drawn.pixels.shape == (2, 2, 17, 32, 32, 3)
-    np.testing.assert_array_equal(drawn.pixels[0, 1], test[1].c.frames)
-    np.testing.assert_array_equal(drawn.heat.isel(shown=0), told.heat.isel(quadruplet=1))
+    better = told.logit.copy(data=[[1.0, 0, 0, 9], [2.0, 9, 0, 0]])
+    maps = drawn(told.assign(logit=better), test, range(17), 2)
+    assert [name.split(":")[0] for name in maps.shown.values] == [test[1].property, test[0].property]
+    assert maps.pixels.shape == (2, 2, 17, 32, 32, 3)
+    np.testing.assert_array_equal(maps.pixels[0, 1], test[1].c.frames)
+    np.testing.assert_array_equal(maps.heat.isel(shown=0), told.heat.isel(quadruplet=1))
+    same = (maps.pixels[0, 0] == maps.pixels[0, 1]).all(["row_drawn", "column_drawn", "rgb"])
+    np.testing.assert_array_equal(maps.shown_agree[0], same)
+    assert same[0] and not same[-1]
 
 
 def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

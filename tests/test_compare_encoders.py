@@ -16,14 +16,12 @@ from analyses import compare_encoders
 from analyses.compare_encoders import (
     PHYSICS,
     RECOLOURED,
-    Config,
-    capture_all,
-    of_frames,
     recolour_scores,
     scored,
     surprise_scores,
 )
 from analyses.probe_blocks import chosen
+from analyses.sources import capture_all, of_frames
 from dit_lens import baselines, results
 from dit_lens.clips import Quadruplet
 from dit_lens.datasets.miniphys import MiniPhys
@@ -60,7 +58,7 @@ def darkened(quadruplet: Quadruplet) -> Quadruplet:
 def accuracies(line: str, splits: dict[str, list[Quadruplet]]) -> dict[str, float]:
     """Of a baseline, on physics and on tints."""
     baseline = baselines.constant("prompt embedding", np.ones(3)) if line == "prompt" else baselines.load(line)
-    source = of_frames(baseline, Config())
+    source = of_frames(baseline)
     sets = {PHYSICS: splits} | {
         what: {p: [f(q) for q in s] for p, s in splits.items()} for what, f in RECOLOURED.items()
     }
@@ -85,7 +83,7 @@ def test_what_is_the_same_for_all_clips_is_at_chance_on_every_label(splits: dict
 
 def test_noise_knows_the_spread_of_the_states_and_no_clip(splits: dict[str, list[Quadruplet]]) -> None:
     planted = {part: [darkened(q) for q in split] for part, split in splits.items()}
-    source = of_frames(baselines.load("resnet=random", "tokens"), Config())
+    source = of_frames(baselines.load("resnet=random", "tokens"))
     seen = {part: source.features(split) for part, split in planted.items()}
     before = seen["train"].copy(deep=True)
     noise = baselines.noise_like(seen, seed=0)
@@ -127,7 +125,7 @@ def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) ->
     monkeypatch.setattr(figures.output, "OUT", folder / "out")
     monkeypatch.setattr(sys, "argv", ["compare_encoders", *arguments])
     module = compare_encoders
-    analyses.command.main(Config, module.run, module.table, figure.draw, "compare_encoders", module.__doc__)
+    analyses.command.main(module.Config, module.run, module.table, figure.draw, "compare_encoders", module.__doc__)
 
 
 def test_table_and_figure_and_what_was_not_run(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from analyses.patch_paths import (
     CROSSED,
     Config,
     Runs,
+    chosen,
     circuits,
     edges_of,
     flat,
@@ -34,7 +37,8 @@ from dit_lens.probing import Probe, Reads
 from figures import patch_paths as figure
 
 TINY = Config(properties=("inertia",), test=4, top=3, least=0.0, draws=3, batch_size=4)
-RECEIVERS = ["readout", "mlp 0", "1.2.v"]
+SENDERS = [*(f"0.{head}" for head in range(4)), "mlp 0", *(f"1.{head}" for head in range(4)), "mlp 1"]
+EDGES = list(product(SENDERS, ["readout", "mlp 0", "1.2.v"]))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def probe() -> Probe:
 
 @pytest.fixture(scope="module")
 def told(lens: DiTLens, test: list[Quadruplet], probe: Probe) -> xr.Dataset:
-    return paths(lens, TINY, test, probe, RECEIVERS)
+    return paths(lens, TINY, test, probe, EDGES)
 
 
 def test_every_pair_and_path_is_told_and_a_clip_with_itself_is_zero(told: xr.Dataset) -> None:
@@ -92,14 +96,44 @@ def test_a_circuit_comes_from_the_ranking_scenes_alone(
     assert list(value.scene) == [q.id for q in report] and float(np.abs(value - whole).max()) > 1e-4
 
 
-def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_screen_ranks_all_paths_on_the_ranking_scenes(
+    lens: DiTLens, test: list[Quadruplet], probe: Probe, told: xr.Dataset
+) -> None:
+    ranking, _ = split(test)
+    edges, screen = chosen(lens, replace(TINY, screened=5, sample=6), ranking, probe)
+    assert dict(screen.estimate.sizes) == {"sender": 10, "receiver": 1 + 2 + 4 * 3}
+    assert int(screen.verified.sum()) == 5 and int(screen.sampled.sum()) == 6 and len(set(edges)) == len(edges)
+    exact = label_odd(told.sel(quadruplet=[q.id for q in ranking])).mean("quadruplet", skipna=False)
+    shared = screen.estimate.sel(receiver=exact.receiver)
+    known = exact.notnull().values
+    np.testing.assert_array_equal(known, shared.notnull().values)
+    assert np.corrcoef(shared.values[known], exact.transpose("sender", "receiver").values[known])[0, 1] > 0.7
+    assert {edge for edge in EDGES if bool(screen.verified.sel(sender=edge[0], receiver=edge[1]))} <= set(edges)
+
+
+def run_tiny(options: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     few = [list(MiniPhys(split, size, ("inertia",))) for split, size in (("train", 10), ("test", 4))]
     monkeypatch.setattr(patch_paths, "load", lambda *options: few)
-    monkeypatch.setattr(analyses.command, "DATA", tmp_path / "data")
-    monkeypatch.setattr(figures.output, "OUT", tmp_path / "out")
-    options = ["--controls", "mini-wan-random", "--properties", "inertia", "--heads", "1", "--draws", "3"]
-    monkeypatch.setattr(sys, "argv", ["patch_paths", *options])
+    monkeypatch.setattr(analyses.command, "DATA", folder / "data")
+    monkeypatch.setattr(figures.output, "OUT", folder / "out")
+    monkeypatch.setattr(sys, "argv", ["patch_paths", "--properties", "inertia", "--draws", "3", *options])
     analyses.command.main(Config, patch_paths.run, patch_paths.table, figure.draw, "patch_paths", patch_paths.__doc__)
+
+
+def test_table_and_figure_of_a_screen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_tiny(["--controls", "--screened", "6", "--sample", "8"], monkeypatch, tmp_path)
+    printed = capsys.readouterr().out
+    assert "the 6 that gradients rank" in printed and "8 at random; rank agreement" in printed and "nan" not in printed
+    assert (tmp_path / "out" / "patch_paths.pdf").stat().st_size > 5000
+    made = results.open_result(tmp_path / "data" / "patch_paths.nc")
+    patched = made.effect_logit.isel(model=0).notnull().all(["quadruplet", "pair"])
+    np.testing.assert_array_equal(patched, made.verified.astype(bool) | made.sampled.astype(bool))
+
+
+def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tiny(["--controls", "mini-wan-random", "--heads", "1"], monkeypatch, tmp_path)
     printed = capsys.readouterr().out
     assert "mini-wan, sigma" in printed and "mini-wan-random, sigma" in printed and "of 3 random circuits" in printed
     assert "a clip patched with itself: 0\n" in printed and "nan" not in printed

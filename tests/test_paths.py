@@ -10,32 +10,17 @@ import numpy as np
 import pytest
 import torch
 from micro_dit import MicroDiT, set_by_hand
+from path_pairs import END, STEP, along, micro_pair, pair, planted
 from small_models import build
 from torch import Tensor
 
 from dit_lens import edits, families, laws
-from dit_lens.conditioning import Conditioning
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, Readout, VelocityProjection
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.patching import patch_heads, patch_writes
 from dit_lens.paths import Part, ablate_circuit, circuit, parts_before, parts_of, patch_paths, stream_read
 from dit_lens.running import Evaluation, Request
 from dit_lens.sweeps.changes import run
-
-STEP = 3
-END = "blocks.3.hook_resid_post"
-
-
-def pair(lens: DiTLens, clips: int = 2) -> tuple[dict[int, Evaluation], dict[int, Evaluation]]:
-    """A clean and a corrupted run of random latents on the mini-wan architecture."""
-    latents = torch.randn(2, clips, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
-    clean, corrupted = (lens.model.evaluation(latent, 600.0, lens.conditioning) for latent in latents)
-    return {STEP: clean}, {STEP: corrupted}
-
-
-def along(direction: Tensor, point: str = END) -> Readout:
-    return Readout(lambda velocity, cache: (cache[point] @ direction).mean(1), (point,))
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +94,6 @@ def micro(monkeypatch: pytest.MonkeyPatch) -> DiTLens:
     return DiTLens(transformer=set_by_hand(MicroDiT()))
 
 
-def micro_pair(lens: DiTLens) -> tuple[dict[int, Evaluation], dict[int, Evaluation]]:
-    latents = torch.randn(2, 3, 3, 2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    latents[:, :, 2] = torch.tensor([0.0, 1.0], dtype=torch.float64)[:, None, None]  # the marker
-    clean, corrupted = (lens.model.evaluation(latent, 0.5, Conditioning({})) for latent in latents)
-    return {0: clean}, {0: corrupted}
-
-
 def sums_and_totals(lens: DiTLens) -> tuple[np.ndarray, np.ndarray]:
     """Of the parts of block 0: paths to all that reads the stream behind them, added up; and whole effects."""
     metric = Readout(lambda velocity, cache: velocity[:, 0].flatten(1) @ torch.arange(12.0).double())
@@ -144,28 +122,6 @@ def test_where_hidden_units_switch_paths_do_not_add_up(micro: DiTLens) -> None:
 
 
 # A planted circuit.
-
-
-def planted(codec: Any) -> tuple[DiTLens, Readout]:
-    """Head 2 of block 1 writes along u; head 0 of block 3 takes u in as values and writes along w, which is read."""
-    transformer: Any = new_transformer(1)
-    generator = torch.Generator().manual_seed(0)
-    u, w = torch.randn(2, 128, generator=generator) / 8
-    u[64:], w[:64] = 0, 0  # orthogonal still when the gate has scaled each feature
-    with torch.no_grad():
-        for block in transformer.blocks:
-            for silent in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
-                silent.weight.zero_()
-        listening = transformer.blocks[3].attn1
-        for deaf in (listening.to_q, listening.to_k):
-            deaf.weight.zero_()
-        listening.to_v.weight.copy_(torch.outer(torch.randn(128, generator=generator), u))
-        transformer.blocks[1].attn1.to_out[0].weight[:, 64:96] = (
-            torch.outer(u, torch.randn(32, generator=generator)) * 10
-        )
-        listening.to_out[0].weight[:, :32] = torch.outer(w, torch.randn(32, generator=generator))
-    told = Conditioning({"encoder_hidden_states": empty_prompt()})
-    return DiTLens(assemble(transformer, codec), "planted", told), along(w)
 
 
 def test_a_planted_circuit_is_found_first_and_nothing_else(codec: Any) -> None:

@@ -13,6 +13,7 @@ from dit_lens.stats import (
     permutation_p,
     selection_corrected_p,
     selection_threshold,
+    sign_flip_p,
     swapped_labels,
 )
 
@@ -197,3 +198,16 @@ def test_above_the_threshold_is_significant_and_at_it_is_not() -> None:
     assert selection_corrected_p(above, null).max() <= 0.05 < selection_corrected_p(at, null).min()
     with pytest.raises(ValueError, match="at least 19"):
         selection_threshold(null[:10], 0.05)
+
+
+def test_signs_of_few_quadruplets_by_hand() -> None:
+    """Of three effects of 1, 2 and 3 flips of sign leave |t| as large in 2 of 8 cases: all one way."""
+    effects = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    p = sign_flip_p(effects)
+    assert p[0] == pytest.approx(2 / 8, abs=0.03) and p[1] == 1
+
+
+def test_an_effect_is_told_from_the_largest_of_many_without_one() -> None:
+    noise = np.random.default_rng(0).standard_normal((30, 200))
+    assert sign_flip_p(noise).min() > 0.05
+    assert (sign_flip_p(noise + np.eye(1, 200) * 2)[[0]] < 0.01).all()

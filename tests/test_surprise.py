@@ -89,7 +89,7 @@ def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsy
         tmp_path,
     )
     told = capsys.readouterr().out
-    assert all(condition in told for condition in CONDITIONS) and told.count("mini-wan-random") == len(CONDITIONS)
+    assert all(condition in told for condition in CONDITIONS) and told.count("mini-wan-random") == 2 * len(CONDITIONS)
     assert (tmp_path / "out" / "surprise.pdf").stat().st_size > 5000
 
 
@@ -100,3 +100,42 @@ def test_bad_levels_and_draws_are_told(
     with pytest.raises(SystemExit) as stopped:
         call(["--controls", "mini-wan-random", *arguments], monkeypatch, tmp_path)
     assert stopped.value.code == 2 and "expected levels in (0, 1]" in capsys.readouterr().err
+
+
+def peaked() -> xr.Dataset:
+    """Two scenes; impossible clips err no more on average, but the second scene's do at their peak."""
+    mean = np.array([[1.0, 2.0, 1.0, 2.0], [3.0, 4.0, 3.0, 4.0]])
+    peak = np.array([[1.0, 2.0, 1.0, 2.0], [3.0, 4.0, 8.0, 9.0]])
+    names = ("model", "condition", "sigma", "quadruplet", "role")
+    values = {key: (names, np.stack([x, x])[None, None]) for key, x in {"error": mean, "peak": peak}.items()}
+    coordinates = {"model": ["m"], "condition": ["c"], "quadruplet": ["a", "b"], "crossed": ("quadruplet", [1, 1])}
+    return xr.Dataset(values, coordinates)
+
+
+def test_benchmark_scores_of_mean_and_peak_by_hand() -> None:
+    found = surprise.benchmark_scores(peaked()).squeeze()
+    assert found.pairwise.values == pytest.approx([0.5, 0.75])
+    assert found.relative_error.values == pytest.approx([0.0, 0.0])  # ties are no error
+    # Of 4 x 4 pairs at the peak: 1 against 1, 2, 8, 9; 2 likewise; 3 and 4 lose to 8 and 9 only.
+    assert found.auroc.values == pytest.approx([0.5, (3.5 + 2.5 + 2 + 2) / 16])
+    assert (found.auroc_low <= found.auroc).all() and (found.auroc <= found.auroc_high).all()
+
+
+def test_a_brief_surprise_shows_in_the_peak_and_the_mean_is_the_mean_over_time(
+    lens: DiTLens, crossed: list[Quadruplet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(sigmas=(0.5,), draws=1)
+    frames = surprise.errors_in_time(lens, crossed, config)
+    assert frames.shape == (3, 1, 5, len(crossed), 4)
+    assert np.isnan(frames[1:, :, :3]).all() and np.isfinite(frames[1:, :, 3:]).all() and np.isfinite(frames[0]).all()
+    assert clip_errors(lens, crossed, config) == pytest.approx(np.nanmean(frames, axis=2))
+
+    def jolted(lens: DiTLens, clean: torch.Tensor, *rest: object) -> torch.Tensor:
+        """In impossible clips the error comes all in the last frame."""
+        jolt = torch.where(torch.arange(len(clean)) < len(clean) // 2, 0.0, 0.1)[:, None]
+        return 1 + jolt * torch.tensor([0.0, 0.0, 0.0, -1.0, 1.0])
+
+    monkeypatch.setattr(surprise, "frame_errors", jolted)
+    frames = surprise.errors_in_time(lens, crossed, config)
+    assert contrast(np.nanmean(frames, axis=2)) == pytest.approx(0, abs=1e-6)
+    assert contrast(np.nanmax(frames, axis=2)) == pytest.approx(0.2, abs=1e-6)

@@ -23,9 +23,11 @@ from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
 
 __all__ = [
+    "LATENT",
     "Attribution",
     "Line",
     "Smoothing",
+    "between",
     "conductance",
     "gradient_times_difference",
     "integrate",

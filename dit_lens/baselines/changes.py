@@ -33,6 +33,15 @@ def tinted(frames: np.ndarray, span: slice = slice(None)) -> np.ndarray:
     return warm
 
 
+def in_quadruplet(change: Change, quadruplet: Quadruplet) -> Quadruplet:
+    """The four clips with their frames changed; labels, ids and the splice stay.
+
+    What adds up over frames still cancels in a crossed quadruplet, for every place in time has frames of A and of B.
+    """
+    a, b, c, d = (replace(clip, frames=change(clip.frames[None])[0]) for clip in quadruplet.clips)
+    return replace(quadruplet, a=a, b=b, c=c, d=d)
+
+
 def tint_pair(quadruplet: Quadruplet) -> Quadruplet:
     """A and B as filmed ("possible"), and both in warmer light ("impossible"): a label that no law of physics knows."""
     a, b = quadruplet.clips[:2]

@@ -16,6 +16,7 @@ folder   your own, with a table of labels or without                            
 All but miniphys take `root`, the folder that the data were unpacked into, and `framing`, which says how many frames
 are used and at what size. Each clip's factors keep the file and the frames that were used. Names are listed when a
 data set is loaded; frames are read when an item is asked for. What is missing is an error that names the file.
+`lines` reads a data set off a line of a command.
 """
 
 from __future__ import annotations

@@ -14,11 +14,9 @@ from torch import Tensor
 from dit_lens import edits
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric
-from dit_lens.paths.parts import READOUT, Part, parts_before
+from dit_lens.paths.parts import READOUT, Edge, Part, parts_before
 from dit_lens.sweeps import Path, clip_ids_of, evaluations
 from dit_lens.sweeps.changes import refuse_hooks, run
-
-Edge = tuple[str, str]
 
 
 def circuit(effect: xr.DataArray, top: int | None = None, threshold: float = 0.0) -> list[Edge]:

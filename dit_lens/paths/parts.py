@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dit_lens.cache.anatomy import is_stream, stream_of
@@ -15,6 +16,7 @@ from dit_lens.metrics import Metric
 from dit_lens.sweeps.changes import is_behind, last
 
 READOUT = "readout"
+Edge = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,35 @@ class Part:
             point = f"blocks.{whole[2]}.hook_{whole[1]}_out"
             return cls(point, point)
         raise ValueError(f'got part {name!r} · expected "3.1" (block.head), "3.1.v", "mlp 3" or "readout"')
+
+
+def writing_part(name: str) -> Part:
+    """The part of a name that writes to the stream.
+
+    Raises:
+        ValueError: it writes nothing, or no such spelling.
+    """
+    if name == READOUT or name.endswith((".q", ".k", ".v")):
+        raise ValueError(f'got sender {name!r}, which writes nothing · expected "3.1" (block.head) or "mlp 3"')
+    return Part.of(name)
+
+
+def ends_of(edges: Sequence[Edge]) -> tuple[list[str], list[str]]:
+    """The senders and the receivers of some paths, each once, in their order.
+
+    Raises:
+        ValueError: there are no paths.
+    """
+    if not edges:
+        raise ValueError('got no paths · expected at least one, such as ("3.1", "readout")')
+    return list(dict.fromkeys(one for one, _ in edges)), list(dict.fromkeys(other for _, other in edges))
+
+
+def no_path(senders: Sequence[str], receivers: Sequence[str]) -> ValueError:
+    """The error where no sender comes before a receiver."""
+    return ValueError(
+        f"got no path forward from {', '.join(senders)} to {', '.join(receivers)} · expected a sender before a receiver"
+    )
 
 
 def stream_read(lens: DiTLens, receiver: str, metric: Metric) -> str:

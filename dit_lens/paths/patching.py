@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 import xarray as xr
@@ -24,7 +25,7 @@ from dit_lens.cache.anatomy import block_of
 from dit_lens.hook_points import Hook, HookFunction
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, Readout
-from dit_lens.paths.parts import READOUT, Part, stream_read
+from dit_lens.paths.parts import READOUT, Edge, Part, ends_of, no_path, stream_read, writing_part
 from dit_lens.running import Evaluation, count
 from dit_lens.sweeps import Change, Effects, Path, clip_ids_of, evaluations, sweep, tabulate
 from dit_lens.sweeps.changes import check_pair, is_behind, refuse_hooks, run
@@ -42,17 +43,42 @@ def patch_paths(
 ) -> xr.Dataset:
     """What each sender tells each receiver directly: the path from the clean run, all else from the corrupted one.
 
+    Args:
+        clean, corrupted, steps, metric: as for `patch_edges`.
+        senders: heads and writes, such as `parts_before(lens, metric)`.
+        receivers: heads, their q, k and v, writes, and "readout".
+
+    Returns:
+        As `patch_edges`, of every sender with every receiver.
+
+    Raises:
+        ValueError, KeyError, IndexError, TypeError, RuntimeError: see `patch_edges`.
+    """
+    return patch_edges(lens, clean, corrupted, steps, metric, list(product(senders, receivers)), progress)
+
+
+def patch_edges(
+    lens: DiTLens,
+    clean: Path,
+    corrupted: Path,
+    steps: Sequence[int],
+    metric: Metric,
+    edges: Sequence[Edge],
+    progress: bool = False,
+) -> xr.Dataset:
+    """What chosen paths tell, (sender, receiver) each: from the clean run, all else from the corrupted one.
+
     Keeps what every sender writes, and what it makes of every receiver, at once: so many times tokens x width.
 
     Args:
         clean, corrupted, steps: as for `patching.patch_heads`.
         metric: of one hook point, or of the velocity.
-        senders: heads and writes, such as `parts_before(lens, metric)`.
-        receivers: heads, their q, k and v, writes, and "readout".
+        edges: such as `circuit(screen_paths(...), top=20)`.
 
     Returns:
         `effect` (clip, step, sender, receiver) = patched - corrupted, `total` (clip, step) = clean - corrupted, and
-        `before` (clip, step). A path that would run backward, or whose receiver is behind the readout, is NaN.
+        `before` (clip, step). A path that was not asked for, that would run backward, or whose receiver is behind the
+        readout, is NaN.
 
     Raises:
         ValueError: runs that do not pair up, no steps, no path that runs forward, an unknown spelling, a sender that
@@ -63,37 +89,32 @@ def patch_paths(
     given, own, found = evaluations(lens, clean, steps), evaluations(lens, corrupted, steps), {}
     for step in tqdm(steps, desc="paths", unit="step", disable=not progress):
         check_pair(given[step], own[step])
-        found[step] = _patch_step(lens, given[step], own[step], metric, senders, receivers)
-    table = tabulate(found, {"sender": list(senders), "receiver": list(receivers)}, own)
+        found[step] = _patch_step(lens, given[step], own[step], metric, edges)
+    senders, receivers = ends_of(edges)
+    table = tabulate(found, {"sender": senders, "receiver": receivers}, own)
     return table.assign_coords(clip=clip_ids_of(corrupted), donor=("clip", clip_ids_of(clean)))
 
 
 @torch.no_grad()
-def _patch_step(
-    lens: DiTLens,
-    given: Evaluation,
-    own: Evaluation,
-    metric: Metric,
-    senders: Sequence[str],
-    receivers: Sequence[str],
-) -> Effects:
-    sending = {name: _sender(name) for name in senders}
+def _patch_step(lens: DiTLens, given: Evaluation, own: Evaluation, metric: Metric, edges: Sequence[Edge]) -> Effects:
+    """Effects of all senders with all receivers of the edges, NaN where that is no edge."""
+    senders, receivers = ends_of(edges)
+    sending = {name: writing_part(name) for name in senders}
     stream = {name: stream_read(lens, name, metric) for name in receivers}
     source = run(lens, given, [metric], {part.point for part in sending.values()})
     written, paths = _written(lens, own, source.cache, sending), {}
     for entry in dict.fromkeys(stream.values()):
-        told = {name: x for name, x in written.items() if is_behind(lens, entry, sending[name].write)}
+        here = [(one, other) for one, other in edges if stream[other] == entry]
+        told = {one: written[one] for one, _ in here if is_behind(lens, entry, sending[one].write)}
         if told:
-            paths |= _received(lens, own, entry, told, [name for name in receivers if stream[name] == entry])
+            received = _received(lens, own, entry, told, list(dict.fromkeys(other for _, other in here)))
+            paths |= {edge: received[edge] for edge in here if edge in received}
     if not paths:
-        raise ValueError(
-            f"got no path forward from {', '.join(senders)} to {', '.join(receivers)} · expected a sender before a"
-            " receiver"
-        )
+        raise no_path(senders, receivers)
     effects = sweep(lens, own, list(paths.values()), {"": metric}, source)
     table = torch.full((count(own), len(senders), len(receivers)), torch.nan, dtype=effects.effect[""].dtype)
-    for index, (sender, receiver) in enumerate(paths):
-        table[:, senders.index(sender), receivers.index(receiver)] = effects.effect[""][:, index]
+    for index, (one, other) in enumerate(paths):
+        table[:, senders.index(one), receivers.index(other)] = effects.effect[""][:, index]
     return Effects({"": table.flatten(1)}, effects.before, effects.clean)
 
 
@@ -124,23 +145,17 @@ def _received(
     return paths
 
 
-def _sender(name: str) -> Part:
-    if name == READOUT or name.endswith((".q", ".k", ".v")):
-        raise ValueError(f'got sender {name!r}, which writes nothing · expected "3.1" (block.head) or "mlp 3"')
-    return Part.of(name)
-
-
 def _moved(
     lens: DiTLens, own: Evaluation, changes: Sequence[Change], points: set[str]
-) -> Mapping[str, Float[Tensor, "values change"]]:
-    """How far each change moves the activations at some points, whose values lie in one row: such is a metric."""
+) -> Mapping[str, Float[Tensor, "b change values"]]:
+    """How far each change moves activations at some points: all values of a clip are a metric of several numbers."""
     values = {point: Readout(partial(_values, point=point), (point,)) for point in sorted(points)}
     return sweep(lens, own, changes, values).effect
 
 
-def _values(velocity: Tensor | None, cache: Mapping[str, Tensor], point: str) -> Float[Tensor, " values"]:
-    return cache[point].flatten()
+def _values(velocity: Tensor | None, cache: Mapping[str, Tensor], point: str) -> Float[Tensor, "b values"]:
+    return cache[point].flatten(1)
 
 
-def _add(x: Tensor, hook: Hook, more: Float[Tensor, " values"], heads: Sequence[int] | None = None) -> Tensor:
+def _add(x: Tensor, hook: Hook, more: Float[Tensor, "b values"], heads: Sequence[int] | None = None) -> Tensor:
     return edits.add(more.reshape(x.shape), heads)(x, hook)

@@ -2,7 +2,8 @@
 
 linear: one frozen probe as an affine torch map. grid: linear probes over cells, strengths and labellings, fast.
 estimators: other probes in scikit-learn's manner. protocols: published training recipes. controls: nulls, control
-tasks, transfer and learning curves. rotation, solvers: what the grid stands on.
+tasks, properties left out and learning curves. transfer: train here, test there. scoring: what log odds tell of a
+label. rotation, solvers: what the grid stands on.
 """
 
 from __future__ import annotations
@@ -26,29 +27,40 @@ from dit_lens.probing.linear import (
     out_of_fold_logits,
 )
 from dit_lens.probing.protocols import PROTOCOLS, LinearSoftmax, Protocol
+from dit_lens.probing.scoring import Scores, auroc, calibration_error, pairs_in_order, score
+from dit_lens.probing.transfer import Carried, Labelled, carry, transfer
 
 __all__ = [
     "FOLDS",
     "PROTOCOLS",
     "STRENGTH",
     "AttentiveProbe",
+    "Carried",
     "DifferenceOfMeans",
     "Grid",
+    "Labelled",
     "LinearSoftmax",
     "Nested",
     "NullTest",
     "Probe",
     "Protocol",
     "Reads",
+    "Scores",
     "accuracy",
+    "auroc",
+    "calibration_error",
+    "carry",
     "check_labels",
     "estimator",
     "learning_curve",
     "leave_one_property_out",
     "mlp",
     "out_of_fold_logits",
+    "pairs_in_order",
     "permutation_test",
     "r_squared",
     "ridge",
     "scene_labels",
+    "score",
+    "transfer",
 ]

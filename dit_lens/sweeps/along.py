@@ -35,7 +35,7 @@ from dit_lens.metrics import Metric, Readout, Run
 from dit_lens.running import Evaluation
 from dit_lens.sweeps.changes import Change, Effects, begin, check, is_behind, last, run
 from dit_lens.sweeps.stretches import Stretch, copies_at
-from dit_lens.sweeps.suffix import _affordable
+from dit_lens.sweeps.suffix import affordable
 from dit_lens.trajectory import Trajectory
 
 Together = Change | Sequence[Change]  # several that are made at once, such as all writes of a block
@@ -78,7 +78,7 @@ def sweep_along(
     walk, clips, entered = stretch.walk(), len(stretch.trajectory), lens.table.entering(0)
     at, flat = lens.evaluation(stretch.trajectory, stretch.readout), [c for group in changes for c in _parts(group)]
     start = begin(lens, at, flat, metrics, clean, entered)
-    size = batch_size or _affordable(lens, sum(start.cache[name].nbytes for name in entered) / clips)
+    size = batch_size or affordable(lens, sum(start.cache[name].nbytes for name in entered) / clips)
     ended: list[dict[str, Tensor]] = []
     acted: list[dict[str, Tensor]] = []
     for chosen in _batches(changes, size, clips, progress):
@@ -117,7 +117,7 @@ def sweep_to_clip(
         raise ValueError("got no metrics · expected at least one, a function of latents by name")
     walk, clips = stretch.walk(), len(stretch.trajectory)
     entered = run(lens, lens.evaluation(stretch.trajectory, stretch.readout), [], lens.table.entering(0)).cache
-    size = batch_size or _affordable(lens, sum(stream.nbytes for stream in entered.values()) / clips)
+    size = batch_size or affordable(lens, sum(stream.nbytes for stream in entered.values()) / clips)
     found: list[dict[str, Tensor]] = []
     before: dict[str, Tensor] = {}
     for chosen in _batches(changes, size, clips, progress):

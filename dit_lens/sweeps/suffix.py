@@ -78,7 +78,7 @@ def sweep_on(
     progress: str | None = None,
 ) -> Effects:
     """The same from an unchanged run on, of which the `needed` activations are known."""
-    size = batch_size or _affordable(lens, _bytes_of_streams(lens, evaluation, start))
+    size = batch_size or affordable(lens, _bytes_of_streams(lens, evaluation, start))
     live = [i for i, change in enumerate(changes) if any(reaches(lens, change, m) for m in start.metrics.values())]
     with tqdm(total=len(live), desc=progress, unit="change", disable=progress is None) as bar:
         for wave in plan(changes, live, max(1, size // count(evaluation) - 1)):
@@ -104,7 +104,7 @@ def _bytes_of_streams(lens: DiTLens, evaluation: Evaluation, start: Beginning) -
     return sum(start.cache[name].nbytes for name in entering(lens, 0)) / count(evaluation)
 
 
-def _affordable(lens: DiTLens, stream: float) -> int:
+def affordable(lens: DiTLens, stream: float) -> int:
     """Clips to a forward whose activations fit a share of the free memory, where one has a stream of so many bytes."""
     device = lens.model.members[0].device
     affordable = max(1, int(SHARE * free_memory(device) / (STREAMS_PER_CLIP * stream)))
