@@ -38,7 +38,13 @@ def draw(result: xr.Dataset) -> Path:
     _cost(panels["D"], result, result.table_probe, f"probe fitted and tested on\ninverted states (n = {n})", log=False)
     panels["D"].set_ylim(0.25, 1)
     panels["D"].axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-    _cost(panels["E"], result, result.table_drift, "recovered noise: distance to\nthat of the model in bfloat16", log=False)
+    _cost(
+        panels["E"],
+        result,
+        result.table_drift,
+        "recovered noise: distance to\nthat of the model in bfloat16",
+        log=False,
+    )
     _prompts(panels["F"], result)
     _known(panels["G"], result)
     _noise(panels["H"], result)
@@ -97,7 +103,14 @@ def _prompts(axes: Axes, result: xr.Dataset) -> None:
     rows = np.arange(len(names))[::-1]
     axes.barh(rows, values, 0.6, color=[COLOURS[3]] * (len(names) - 1) + ["0.75"])
     for row, value in zip(rows, values, strict=True):
-        axes.annotate(f"{value:.0f}%" if value >= 10 else f"{value:.1f}%", (value, row), (2, 0), textcoords="offset points", va="center", fontsize=6)
+        axes.annotate(
+            f"{value:.0f}%" if value >= 10 else f"{value:.1f}%",
+            (value, row),
+            (2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6,
+        )
     axes.set_yticks(rows, [name if len(name) < 20 else name.replace(" by ", "\nby ") for name in names])
     axes.set_xlim(0, 1.25 * values.max())
     axes.set_title("recovered noise: moved by\nanother prompt (% of its norm)")

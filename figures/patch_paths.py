@@ -15,8 +15,9 @@ from matplotlib.patches import FancyArrowPatch
 
 from analyses.frozen_probe import halves
 from analyses.pairs import label_odd
-from analyses.patch_paths import READOUT, drawn, edges_of, flat, parts_of, screened, shares
+from analyses.patch_paths_table import drawn, edges_of, flat, screened, shares
 from dit_lens import plots, results, stats
+from dit_lens.paths import READOUT, parts_of
 from figures.output import caption, save
 
 TABLE = Path("figures/data/patch_paths.nc")

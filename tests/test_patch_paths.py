@@ -15,20 +15,18 @@ import xarray as xr
 import analyses.command
 import figures.output
 from analyses import patch_paths
+from analyses.pairs import label_odd
 from analyses.patch_paths import (
     CROSSED,
     Config,
     Runs,
     chosen,
     circuits,
-    edges_of,
-    flat,
-    label_odd,
     over_pairs,
     paths,
-    shares,
     split,
 )
+from analyses.patch_paths_table import edges_of, flat, shares
 from dit_lens import patching, results
 from dit_lens.clips import Quadruplet
 from dit_lens.datasets.miniphys import MiniPhys
