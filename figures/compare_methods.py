@@ -117,7 +117,7 @@ def _parts(axes: Axes, result: xr.Dataset) -> None:
     axes.set_ylim(-0.6, len(chosen) - 0.4)
     axes.set_xlabel("share of the contrast [probe SD]")
     axes.set_title("largest indirect effects", fontsize=7)
-    axes.legend(frameon=False, fontsize=6, loc="best")
+    axes.legend(frameon=False, fontsize=6, loc="lower right")
 
 
 if __name__ == "__main__":
