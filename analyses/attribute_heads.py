@@ -31,7 +31,7 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, halves, interval, load
+from analyses.frozen_probe import Options, halves, interval, load, probed
 from analyses.lines import with_noise_alone
 from analyses.pairs import PAIRS, content, label_odd, top_places
 from dit_lens.attribution import Attribution, Line, gradient_times_difference, integrated_gradients
@@ -72,16 +72,12 @@ def run(config: Config) -> xr.Dataset:
     """
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
-    block: int | None = None
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        probe, accuracy = fit(lens, config, train, block)
-        block = block_of(probe.reads.point)
+    for name, lens, probe, accuracy in probed(config, train):
         told = attribute(lens, config, test, probe)
         spread = xr.DataArray([probe.spread], coords={"step": [config.step]})
         parts.append(told.assign(probe_spread=spread, train_accuracy=accuracy).expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = result.assign_coords(readout_block=block, sigma=probe.reads.sigma)
+    result = result.assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 

@@ -28,7 +28,7 @@ import xarray as xr
 
 from analyses.attribute_writes import random_directions
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, load
+from analyses.frozen_probe import Options, load, probed
 from analyses.lines import (
     SHOWN,
     drawn,
@@ -80,17 +80,13 @@ def run(config: Config) -> xr.Dataset:
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
     maps: list[xr.Dataset] = []
-    block: int | None = None
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        probe, accuracy = fit(lens, config, train, block)
-        block = block_of(probe.reads.point)
+    for name, lens, probe, accuracy in probed(config, train):
         told = attribute(lens, config, test, probe, 0 if parts else config.directions)
         maps = maps or [drawn(told.sel(direction="probe", drop=True), test, clip_frames(told, test), config.shown)]
         told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
         parts.append(told.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="outer", coords="minimal", compat="override")
-    result = xr.merge([result, *maps]).assign_coords(readout_block=block, sigma=probe.reads.sigma)
+    result = xr.merge([result, *maps]).assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 

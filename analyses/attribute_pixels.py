@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, load
+from analyses.frozen_probe import Options, load, probed
 from analyses.lines import SHOWN, drawn, from_baselines, from_partners, line_of, logit_contrast, tabulate
 from dit_lens.attribution import Line
 from dit_lens.cache.anatomy import block_of
@@ -72,17 +72,13 @@ def run(config: Config) -> xr.Dataset:
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
     maps: list[xr.Dataset] = []
-    block: int | None = None
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        probe, accuracy = fit(lens, config, train, block)
-        block = block_of(probe.reads.point)
+    for name, lens, probe, accuracy in probed(config, train):
         told = attribute(lens, config, test, probe)
         maps = maps or [drawn(told, test, range(told.sizes["frame"]), config.shown)]
         told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
         parts.append(told.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = xr.merge([result, *maps]).assign_coords(readout_block=block, sigma=probe.reads.sigma)
+    result = xr.merge([result, *maps]).assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 

@@ -26,7 +26,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from analyses.command import main
-from analyses.frozen_probe import Options, fit, halves, interval, load, route
+from analyses.frozen_probe import Options, halves, interval, load, probed, route
 from analyses.roles import by_role, content, contrast
 from dit_lens import stats
 from dit_lens.cache import ActivationCache
@@ -60,15 +60,11 @@ def run(config: Config) -> xr.Dataset:
     """
     train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
     parts: list[xr.Dataset] = []
-    block: int | None = None
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        probe, accuracy = fit(lens, config, train, block)
-        block = block_of(probe.reads.point)
+    for name, lens, probe, accuracy in probed(config, train):
         told = written(lens, config, test, probe).assign(probe_spread=probe.spread, train_accuracy=accuracy)
         parts.append(told.expand_dims(model=[name]))
     result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = result.assign_coords(readout_block=block, sigma=probe.reads.sigma)
+    result = result.assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
     result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
     return result
 

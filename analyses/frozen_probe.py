@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens import datasets, stats
+from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import Route, capture_pooled
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
@@ -133,6 +134,19 @@ def fit(
     (step,) = config.steps
     own = accuracy.sel(step=step, drop=True).rename(block="depth")
     return fit_probe(cells, step, int(own.values.argmax()) if block is None else block, lens.name), own
+
+
+def probed(config: Options, train: Sequence[Quadruplet]) -> Iterator[tuple[str, DiTLens, Probe, xr.DataArray]]:
+    """Each model in turn by name, with its probe and the probe's accuracy at every depth (see `fit`).
+
+    Every model is read at the block that the first chose.
+    """
+    block: int | None = None
+    for name in (config.model, *config.controls):
+        lens = DiTLens.from_pretrained(name, seed=config.seed)
+        probe, accuracy = fit(lens, config, train, block)
+        block = block_of(probe.reads.point)
+        yield name, lens, probe, accuracy
 
 
 def interval(numerator: np.ndarray, denominator: np.ndarray) -> str:

@@ -24,7 +24,7 @@ import tyro
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from benchmarks.head_patching import NEEDS, WAYS, Runner, Task
+from benchmarks.head_patching import NEEDS, TOP, WAYS, Runner, Task
 from benchmarks.measuring import in_own_process, peak_memory, times
 from benchmarks.peers import missing
 from dit_lens.models.loading import load_pipeline
@@ -153,11 +153,22 @@ def deviations(found: Mapping[str, Tensor | None]) -> dict[str, float]:
     return told
 
 
+def top_found(found: Mapping[str, Tensor | None]) -> str:
+    """How many of the heads with the largest effects are among those that the screened sweep verified."""
+    expected, screened = found[REFERENCE], found.get(SCREENED)
+    if expected is None or screened is None:
+        return ""
+    largest = expected.flatten().abs().topk(min(TOP, expected.numel())).indices
+    hits = int(screened.flatten()[largest].isfinite().sum())
+    return f"{hits} of the {len(largest)} heads with the largest effects are among the {TOP} verified"
+
+
 def table(config: Config, name: str) -> list[str]:
     """A row for each way."""
     of = task(name, config.device)
     ready = runners(of, config.ways)
-    off = deviations({way: run() for way, run in ready.items()})  # and every way is warm
+    found = {way: run() for way, run in ready.items()}  # and every way is warm
+    off = deviations(found)
     spent = times(ready, config.rounds)
     alone = replace(config, shapes=(name,))
     rows = [f"{'':<20}{'seconds':>10}{'ratio':>8}{'(lowest, highest)':>19}{'peak':>11}{'above':>11}{'deviation':>11}"]
@@ -173,7 +184,7 @@ def table(config: Config, name: str) -> list[str]:
             f"{way:<20}{seconds:>8.2f} s{statistics.median(ratios):>8.2f}{spread:>19}"
             f"{peak:>7.0f} MiB{above:>7.0f} MiB{off.get(way, float('nan')):>11.0e}"
         )
-    return rows
+    return [*rows, top_found(found)]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.head_patching import WAYS, Task
-from benchmarks.sweep import FLOOR, REFERENCE, deviations, runners, task
+from benchmarks.sweep import FLOOR, REFERENCE, SCREENED, deviations, runners, task, top_found
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,11 @@ def test_ways_are_chosen_by_name(tiny: Task) -> None:
     assert list(runners(tiny, ("nnsight, stopped",))) == [FLOOR, "nnsight, stopped", REFERENCE]
     with pytest.raises(KeyError, match="expected of floor"):
         runners(tiny, ("nnsigth",))
+
+
+def test_it_is_told_how_many_of_the_largest_the_screen_found() -> None:
+    exact = torch.arange(24.0).view(4, 6) - 12.5
+    screened = torch.full_like(exact, torch.nan)
+    screened[3, 3:], screened[0, :2] = exact[3, 3:], exact[0, :2]
+    assert top_found({REFERENCE: exact, SCREENED: screened}).startswith("5 of the 10 heads")
+    assert top_found({REFERENCE: exact}) == ""

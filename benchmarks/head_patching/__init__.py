@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.head_patching.libraries import by_baukit, by_nnsight, by_pyvene
-from benchmarks.head_patching.ours import by_lens, by_screening
+from benchmarks.head_patching.ours import TOP, by_lens, by_screening
 from benchmarks.head_patching.plain import by_floor, by_plain_hooks
 from benchmarks.head_patching.task import Runner, Task
 
-__all__ = ["NEEDS", "WAYS", "Runner", "Task"]
+__all__ = ["NEEDS", "TOP", "WAYS", "Runner", "Task"]
 
 WAYS: Mapping[str, Callable[[Task], Runner]] = {
     "floor": by_floor,
