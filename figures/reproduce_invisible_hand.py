@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,15 +22,16 @@ def draw(result: xr.Dataset) -> Path:
     """Left, each data set and reader: published, by protocol, nested; right, probes of other data; below, not run."""
     plots.use_style()
     rows, transfers = result.sizes["row"], result.sizes.get("transfer", 0)
-    absent = [str(line) for line in result.not_run.values]
-    figure = plt.figure(figsize=(7.2, 2.0 + 0.17 * max(rows, transfers) + 0.09 * len(absent)), layout="constrained")
+    absent = [str(line).split(": ")[0] for line in result.not_run.values]
+    figure = plt.figure(figsize=(7.2, 2.0 + 0.17 * max(rows, transfers)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
     _rows(left, result)
     _transfers(right, result) if transfers else right.axis("off")
     note = f"at most {results.facts(result)['config']['groups']} groups of each data set; bars: 95% CI over groups;"
     note += " protocols: mean over seeds, two of them at the best cell of the clips reported"
-    told = "\nnot run: " + "\n".join(absent) if absent else ""
-    figure.supxlabel(caption(result, note) + told, fontsize=5, color="0.35")
+    told = f"not run, for want of data or weights (the table says which): {', '.join(absent)}"
+    note += "\n" + fill(told, 150) if absent else ""
+    figure.supxlabel(caption(result, note), fontsize=5, color="0.35")
     return save(figure, "reproduce_invisible_hand")
 
 
@@ -52,7 +54,7 @@ def _transfers(axes: Axes, result: xr.Dataset) -> None:
     names = [f"{reader}: {train} → {test}" for reader, train, test in ends]
     accuracy, low, high = (result[f"transfer_{name}"].values for name in ("accuracy", "low", "high"))
     plots.intervals(axes, names, accuracy, low, high, 0.5)
-    axes.set_title("probe of one data set\non another")
+    axes.set_title("probe of one\ndata set on another", loc="right")
     _plain(axes, "accuracy per clip")
 
 
