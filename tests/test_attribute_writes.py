@@ -12,7 +12,8 @@ import xarray as xr
 import analyses.command
 import figures.output
 from analyses import attribute_writes
-from analyses.attribute_writes import Config, fit, top, written
+from analyses.attribute_writes import Config, top, written
+from analyses.frozen_probe import fit
 from analyses.roles import content, contrast
 from dit_lens import results
 from dit_lens.datasets.miniphys import MiniPhys

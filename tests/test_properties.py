@@ -20,7 +20,9 @@ from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
 from dit_lens.edits import Edit, Tokens
 from dit_lens.hook_points import Hook, HookFunction
+from dit_lens.metrics import Readout
 from dit_lens.running import Evaluation, Request, repeat
+from dit_lens.sweeps import Change, sweep, sweep_literally
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None, database=None)
@@ -231,6 +233,32 @@ def test_a_batched_suffix_with_an_edit_list_per_copy_equals_full_forwards_one_by
         assert found is not None
         for copy, listed in zip(found.chunk(len(of_copies)), of_copies, strict=True):
             assert_close(copy, case.velocity(listed))
+
+    check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sweep_equals_its_literal_self(family: str) -> None:
+    """Whatever is changed, by whatever edit, in batches of whatever size, read in a stream or at the end."""
+
+    @settings(max_examples=12)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case = drawn_case(data, family)
+        point = f"blocks.{data.draw(st.integers(0, case.lens.blocks - 1))}.hook_resid_post"
+        weight = torch.linspace(-1, 1, case.read[point].shape[-1])
+        metrics = {
+            "stream": Readout(lambda v, cache: (cache[point] @ weight).mean(1), (point,)),
+            "end": Readout(lambda v, cache: v.flatten(1).norm(dim=1), ()),
+        }
+        changes = [Change(name, edit) for name, edit in data.draw(lists(case, most=5))]
+        size = data.draw(st.none() | st.integers(1, 4 * case.clips))
+        fast = sweep(case.lens, case.of(slice(None)), changes, metrics, batch_size=size)
+        slow = sweep_literally(case.lens, case.of(slice(None)), changes, metrics)
+        for name, effect in slow.effect.items():
+            scale = max(float(slow.before[name].abs().max()), float(effect.nan_to_num().abs().max()))
+            torch.testing.assert_close(fast.effect[name], effect, atol=1e-5 * scale, rtol=0, equal_nan=True)
+            assert torch.isnan(effect).sum() < effect.numel() or name == "stream"
 
     check()
 
