@@ -30,6 +30,8 @@ from dit_lens.running import Evaluation, Request
 from dit_lens.sweeps import Change, Effects, Path, change_each, clip_ids_of, evaluations, named, sweep, tabulate
 
 Replacement = Callable[[DiTLens, Evaluation, str, int | None], Change]
+Heads = Sequence[int] | None  # all unless given
+Knockout = Callable[[int, Heads], Change]  # of a block's heads
 
 
 def zero(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
@@ -135,27 +137,52 @@ def ablate_writes(
     return _ablate(lens, path, steps, metric, dims, change, progress)
 
 
+def between(*pairs: tuple[Tokens, Tokens]) -> Knockout:
+    """Queries in one region see no video keys in another, for each (queries, keys); what is left is scaled to 1."""
+
+    def knock_out(block: int, heads: Heads) -> Change:
+        def cut(x: Tensor, hook: Hook) -> Tensor:
+            for queries, keys in pairs:
+                x = edits.cut(_keys(x, hook, keys), heads, queries)(x, hook)
+            return x
+
+        return Change(f"blocks.{block}.attn.hook_pattern", cut)
+
+    return knock_out
+
+
+def uniform(block: int, heads: Heads) -> Change:
+    """Every query attends to all keys alike."""
+    return Change(f"blocks.{block}.attn.hook_pattern", edits.evenly(heads))
+
+
+def without_text(block: int, heads: Heads) -> Change:
+    """Nothing comes from cross-attention to text."""
+    return Change(f"blocks.{block}.cross_attn.hook_z", edits.zero(heads))
+
+
 def cut_attention(
     lens: DiTLens,
     path: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
-    cuts: Mapping[str, tuple[Tokens, Tokens]],
+    cuts: Mapping[str, Knockout],
+    by_head: bool = True,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Which attention is needed: metrics where a head's queries in one region see no keys in another.
+    """Which attention is needed: metrics where heads do not see what they did.
 
     Args:
-        cuts: (queries, keys) by name, each (frame, row, column) of video tokens.
+        cuts: by name: `between(...)` regions, `uniform`, `without_text`.
+        by_head: one head at a time; or all of a block.
 
     Returns:
-        As `ablate_heads`, with `effect` (clip, step, cut, block, head).
+        As `ablate_heads`, with `effect` (clip, step, cut, block, head), or without the last dimension.
     """
-    dims = {"cut": list(cuts), "block": range(lens.blocks), "head": range(lens.heads)}
+    dims = {"cut": list(cuts), "block": range(lens.blocks)} | ({"head": range(lens.heads)} if by_head else {})
 
-    def change(evaluation: Evaluation, cut: str, block: int, head: int) -> Change:
-        point, (queries, keys) = f"blocks.{block}.attn.hook_pattern", cuts[cut]
-        return Change(point, lambda x, hook: edits.cut(_keys(x, hook, keys), [head], queries)(x, hook))
+    def change(evaluation: Evaluation, cut: str, block: int, head: int | None = None) -> Change:
+        return cuts[cut](block, None if head is None else [head])
 
     return _ablate(lens, path, steps, metric, dims, change, progress)
 

@@ -112,11 +112,37 @@ def test_cut_attention_is_felt_only_where_it_is_cut(lens: DiTLens, fed: dict[int
         return Readout(lambda v, cache: cache[name].unflatten(1, (5, 16))[:, part].flatten(1).norm(dim=1), (name,))
 
     frames = {"first": length_of(slice(0, 3)), "second": length_of(slice(3, None))}
-    cuts = {"later → earlier": (second, first), "earlier → later": (first, second)}
+    cuts = {
+        "later → earlier": ablation.between((second, first)),
+        "earlier → later": ablation.between((first, second)),
+        "both": ablation.between((first, second), (second, first)),
+    }
     found = ablation.cut_attention(lens, fed, [3], frames, cuts).isel(step=0, block=0)
     assert not found.effect_first.sel(cut="later → earlier").any()
     assert not found.effect_second.sel(cut="earlier → later").any()
     assert (found.effect_second.sel(cut="later → earlier") != 0).all()
+    for part, cut in (("first", "earlier → later"), ("second", "later → earlier")):
+        both, one = (found[f"effect_{part}"].sel(cut=name, drop=True) for name in ("both", cut))
+        np.testing.assert_allclose(both, one, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_a_block_are_cut_together_and_attention_can_be_even_or_without_text(
+    lens: DiTLens, fed: dict[int, Evaluation]
+) -> None:
+    """At the point itself: even attention mixes all values alike, and without text z is 0."""
+    own, text = "blocks.2.attn.hook_z", "blocks.2.cross_attn.hook_z"
+    _, cache = lens.model.run(fed[3], Request(["blocks.2.attn.hook_v", own]))
+    mean = cache["blocks.2.attn.hook_v"].mean(1, keepdim=True)
+    metrics = {
+        "spread": Readout(lambda v, cache: (cache[own] - mean).flatten(1).norm(dim=1), (own,)),
+        "text": Readout(lambda v, cache: cache[text].flatten(1).norm(dim=1), (text,)),
+    }
+    cuts = {"uniform": ablation.uniform, "without text": ablation.without_text}
+    found = ablation.cut_attention(lens, fed, [3], metrics, cuts, by_head=False).isel(step=0).sel(block=2)
+    assert "head" not in found.dims
+    left = found.before_spread + found.effect_spread.sel(cut="uniform")
+    assert (left < 1e-4 * found.before_spread).all() and (found.before_text > 0).all()
+    np.testing.assert_allclose(found.effect_text.sel(cut="without text"), -found.before_text, rtol=1e-5)
 
 
 def test_a_random_write_of_no_head_is_refused(lens: DiTLens, fed: dict[int, Evaluation]) -> None:
