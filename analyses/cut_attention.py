@@ -59,7 +59,7 @@ def run(config: Config) -> xr.Dataset:
 
 
 def cut(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:
-    """`logit` (role, quadruplet), its change `whole` (cut, block) and, by head, `effect` (cut, block, head), likewise."""
+    """`logit` (role, quadruplet), its change `whole` (cut, block) and, by head, `effect` (cut, block, head)."""
     latent = lens.encode(test[0].a)
     cuts = knockouts(latent_splice(latent, test[0]), latent.shape[-3])
     parts: list[xr.Dataset] = []
