@@ -6,8 +6,9 @@ attention is even over all keys; or nothing comes from the text. What is left of
 Effects are label-odd: by how much the contrast (A + B - C - D) / 2 of the logit changes, in probe SDs. Blocks are
 ranked on half of the scenes and reported on the other.
 
-Controls: the null twin and a random initialisation; the cut of text, which says nothing of the clip; the largest |t| of
-all cells of a map where possible and impossible clips trade places in whole quadruplets.
+Controls: the null twin and a random initialisation; the largest |t| of all cells of a map where possible and impossible
+clips trade places in whole quadruplets. The text is the same for every clip and cannot bring a label: where its cut
+costs much, the cut took the model out of what it was trained on, and says so of others in that block.
 
 Output: figures/data/cut_attention.nc with logits and their changes (model, quadruplet, role, cut, block, head).
 Cost: about three minutes of one core with the defaults.
