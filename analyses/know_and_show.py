@@ -7,7 +7,8 @@ possible or not.
 - likelihood: is the error of the velocity on the second half lower there? (Mean over noise levels and draws of noise:
   `analyses.surprise`.)
 - showing: what the model makes of the first half by its own sampler, does it come nearer to the possible outcome? (By
-  the tracker on decoded frames, in pixels and in latents: `dit_lens.behaviour`. Never by the model's own probe.)
+  the tracker on decoded frames, in pixels, in latents, and by an encoder of its own, mini-vae: `dit_lens.behaviour`.
+  Never by the model's own probe.)
 The margins of a quadruplet's two pairs are added and its sign is the answer; a tie counts one half. What the content of
 either half says cancels in the sum, in crossed quadruplets exactly, so that chance is one half; these "all" pools.
 

@@ -7,8 +7,9 @@ where it is as far from one as from the other. It is measured
   or shapes, of which. Frame by frame, what was found and what there would be are paired so that distances add up to
   least; an object too many or too few counts like one out of reach (OSPA of order 1, Schuhmacher et al. 2008). Objects
   of which less than half is seen, and distractors, may be missed;
-- in pixels (against both outcomes through the autoencoder), and in latents: (|x - impossible|² - |x - possible|²) /
-  |possible - impossible|², the place of the shadow that x casts on the line between the two.
+- in pixels (against both outcomes through the autoencoder), in latents, and by an encoder of frames that no model's own
+  autoencoder has a part in (mini-vae): (|x - impossible|² - |x - possible|²) / |possible - impossible|², the place of
+  the shadow that x casts on the line between the two.
 
 None of them is told what the model's states decode. What follows from the second half alone cannot win: over A and B of
 a crossed quadruplet, the margins of a continuation that knows nothing of the first half add up to 0.
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -32,12 +34,14 @@ from dit_lens.capture import encode, latent_splice, spliced_noise
 from dit_lens.clips import Clip, Pair, Quadruplet
 from dit_lens.continuation import Context, continue_frames, frame_velocity
 from dit_lens.datasets.miniphys.scenes import COLOURS, SHAPES
+from dit_lens.families import conventions
 from dit_lens.lens import DiTLens
+from dit_lens.models import AUTOENCODER, locate_autoencoder
 from dit_lens.tracker import Detection
 from dit_lens.tracker.scoring import NEAR, visible_shares
 from dit_lens.video import to_frames
 
-MEASURES = ("tracker", "pixels", "latent")
+MEASURES = ("tracker", "pixels", "latent", "encoder")
 IN_SIGHT = 0.5  # share of an object that must be seen for its absence to count
 
 
@@ -214,7 +218,7 @@ def continued(lens: DiTLens, halves: FirstHalves, steps: int = 12) -> Float[Tens
 
 
 def margins(lens: DiTLens, halves: FirstHalves, made: Float[Tensor, "b c f h w"]) -> Float[np.ndarray, "b measure"]:
-    """Margins of latents by the tracker, in pixels and in latents (see `MEASURES`); only second halves are looked at.
+    """Margins of latents by each of `MEASURES`; only second halves are looked at.
 
     Raises:
         ValueError: other than one latent for each first half.
@@ -226,8 +230,9 @@ def margins(lens: DiTLens, halves: FirstHalves, made: Float[Tensor, "b c f h w"]
         )
     video = second_halves(lens, made, halves.splice)
     latents = (latent[:, :, halves.cut :] for latent in (made, halves.possible, halves.impossible))
-    pixels = _along(video, halves.possible_video, halves.impossible_video)
-    return np.stack([tracked(video, halves.outcomes), pixels, _along(*latents)], axis=1)
+    videos = (video, halves.possible_video, halves.impossible_video)
+    encoded = (encoded_apart(each) for each in videos)
+    return np.stack([tracked(video, halves.outcomes), _along(*videos), _along(*latents), _along(*encoded)], axis=1)
 
 
 @torch.no_grad()
@@ -250,6 +255,19 @@ def tracked(video: Float[Tensor, "b 3 F H W"], outcomes: Sequence[Outcomes]) -> 
     names = {"colours": tuple(COLOURS), "shapes": SHAPES}
     pairs = zip(to_frames(video), outcomes, strict=True)
     return np.array([outcome.margin(tracker.track(frames, **names)) for frames, outcome in pairs])
+
+
+@torch.no_grad()
+def encoded_apart(video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
+    """Latents by mini-vae of videos in [-1, 1], the first frame shown longer where it takes 4k + 1."""
+    vae = _mini_vae()
+    missing = (1 - video.shape[2]) % vae.config["scale_factor_temporal"]
+    return conventions.encode(vae, torch.cat([video[:, :, :1].expand(-1, -1, missing, -1, -1), video], dim=2))
+
+
+@lru_cache(maxsize=1)
+def _mini_vae() -> Any:
+    return AutoencoderKLWan.from_pretrained(locate_autoencoder(AUTOENCODER)).eval()
 
 
 def _along(x: Tensor, possible: Tensor, impossible: Tensor) -> Float[np.ndarray, " b"]:

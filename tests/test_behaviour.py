@@ -70,7 +70,7 @@ def test_latents_and_pixels_of_truth_score_in_full(lens: DiTLens, halves: FirstH
     possible, impossible = (behaviour.margins(lens, halves, x) for x in (halves.possible, halves.impossible))
     assert possible[:, 1:] == pytest.approx(1, abs=1e-5) and impossible[:, 1:] == pytest.approx(-1, abs=1e-5)
     middle = behaviour.margins(lens, halves, (halves.possible + halves.impossible) / 2)
-    assert middle[:, 2] == pytest.approx(0, abs=1e-5)
+    assert middle[:, 2] == pytest.approx(0, abs=1e-5) and np.abs(middle[:, 3]).max() < 1
     # the codec of the tests is fitted on few clips; the tracker reads most of what it leaves
     both = np.concatenate([crossed, crossed + len(halves.pairs) // 2])
     assert behaviour.shown(possible[both, 0]).mean() > 0.8 and behaviour.shown(impossible[both, 0]).mean() < 0.2
@@ -93,6 +93,17 @@ def test_a_continuation_keeps_the_first_half_and_only_the_second_is_scored(lens:
     other = made.clone()
     other[:, :, : halves.cut] = 0
     assert np.array_equal(behaviour.margins(lens, halves, other)[:, 2], behaviour.margins(lens, halves, made)[:, 2])
+
+
+def test_the_independent_encoder_is_none_of_the_models_own(halves: FirstHalves) -> None:
+    """It takes 4k + 1 frames and is shown the first one longer; all that follow count."""
+    video = halves.possible_video
+    found, longer = (behaviour.encoded_apart(x) for x in (video, torch.cat([video[:, :, :1], video], 2)))
+    assert video.shape[2] == 8 and found.shape[1:] == (16, 3, 8, 8) and torch.equal(found, longer)
+    for frame in range(8):
+        other = video.clone()
+        other[:, :, frame] = -other[:, :, frame]
+        assert not torch.allclose(behaviour.encoded_apart(other), found, atol=1e-3)
 
 
 def test_a_tie_counts_one_half() -> None:
