@@ -76,8 +76,8 @@ def test_who_goes_on_as_the_world_does_shows_it(
 
     monkeypatch.setattr(behaviour, "continued", oracle)
     found = showing(lens, batch, Config(batch_size=4))
-    assert found.shape == (3, 6, 2)
-    assert (behaviour.shown(found[1:]) == wins).all()  # pixels, latents
+    assert found.shape == (4, 6, 2)
+    assert (behaviour.shown(found[1:]) == wins).all()  # pixels, latents, encoder
     assert abs(behaviour.shown(found[0, :2].sum(-1)).mean() - wins) < 0.01  # a colour and an inertia, by the tracker
 
 

@@ -49,9 +49,9 @@ def planted(slope: float) -> xr.Dataset:
     names = ["probe", "difference of means", f"{RANDOM} 0", f"{RANDOM} 1"]
     dose, n = np.array([-2.0, 0.0, 2.0]), 3
     values = np.zeros((1, len(names), len(dose), n, 2, len(MEASURES)))
-    values[..., :3] = -0.1
-    values[:, 0, :, :, :, :3] += slope * dose[:, None, None, None]
-    values[:, 2, 2, :, :, 3], values[:, 3, 2, :, :, 3] = 1, 3
+    values[..., :-1] = -0.1
+    values[:, 0, :, :, :, :-1] += slope * dose[:, None, None, None]
+    values[:, 2, 2, :, :, -1], values[:, 3, 2, :, :, -1] = 1, 3
     coordinates = {"model": ["planted"], "direction": names, "dose": dose, "measure": list(MEASURES)}
     axes = ("model", "direction", "dose", "quadruplet", "pair", "measure")
     return xr.Dataset(
