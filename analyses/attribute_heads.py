@@ -31,11 +31,10 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from analyses.command import main
-from analyses.frozen_probe import Options, halves, interval, load, probed
+from analyses.frozen_probe import Options, by_model, halves, interval, load, probed
 from analyses.lines import with_noise_alone
 from analyses.pairs import PAIRS, content, label_odd, top_places
 from dit_lens.attribution import Attribution, Line, gradient_times_difference, integrated_gradients
-from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
@@ -76,10 +75,7 @@ def run(config: Config) -> xr.Dataset:
         told = attribute(lens, config, test, probe)
         spread = xr.DataArray([probe.spread], coords={"step": [config.step]})
         parts.append(told.assign(probe_spread=spread, train_accuracy=accuracy).expand_dims(model=[name]))
-    result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = result.assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
-    return result
+    return by_model(parts, config, lens, probe)
 
 
 def attribute(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:

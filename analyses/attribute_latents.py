@@ -28,7 +28,7 @@ import xarray as xr
 
 from analyses.attribute_writes import random_directions
 from analyses.command import main
-from analyses.frozen_probe import Options, load, probed
+from analyses.frozen_probe import Options, by_model, load, probed
 from analyses.lines import (
     SHOWN,
     drawn,
@@ -41,7 +41,6 @@ from analyses.lines import (
     with_noise_alone,
 )
 from dit_lens.attribution import LATENT, Line, between
-from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, latent_splice, of_role
 from dit_lens.clips import ROLES, Quadruplet
 from dit_lens.lens import DiTLens
@@ -85,10 +84,8 @@ def run(config: Config) -> xr.Dataset:
         maps = maps or [drawn(told.sel(direction="probe", drop=True), test, clip_frames(told, test), config.shown)]
         told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
         parts.append(told.expand_dims(model=[name]))
-    result = xr.concat(parts, "model", data_vars="all", join="outer", coords="minimal", compat="override")
-    result = xr.merge([result, *maps]).assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
-    return result
+    result = by_model(parts, config, lens, probe, join="outer")
+    return xr.merge([result, *maps], combine_attrs="override")
 
 
 # From the latent to the logit.

@@ -28,10 +28,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.command import main
-from analyses.frozen_probe import Options, load, probed
+from analyses.frozen_probe import Options, by_model, load, probed
 from analyses.lines import SHOWN, drawn, from_baselines, from_partners, line_of, logit_contrast, tabulate
 from dit_lens.attribution import Line
-from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, latent_splice, partly_noised, role_major, spliced_noise
 from dit_lens.clips import ROLES, Quadruplet, stack_frames
 from dit_lens.lens import DiTLens
@@ -77,10 +76,8 @@ def run(config: Config) -> xr.Dataset:
         maps = maps or [drawn(told, test, range(told.sizes["frame"]), config.shown)]
         told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
         parts.append(told.expand_dims(model=[name]))
-    result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = xr.merge([result, *maps]).assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
-    return result
+    result = by_model(parts, config, lens, probe)
+    return xr.merge([result, *maps], combine_attrs="override")
 
 
 # From pixels to the logit.

@@ -23,10 +23,9 @@ import numpy as np
 import xarray as xr
 
 from analyses.command import main
-from analyses.frozen_probe import Options, halves, interval, load, probed, route
+from analyses.frozen_probe import Options, by_model, halves, interval, load, probed, route
 from analyses.roles import by_role, contrast
 from dit_lens import ablation, stats
-from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import batches, evaluations, latent_splice
 from dit_lens.clips import Quadruplet
 from dit_lens.edits import Tokens
@@ -53,10 +52,7 @@ def run(config: Config) -> xr.Dataset:
     for name, lens, probe, accuracy in probed(config, train):
         told = cut(lens, config, test, probe).assign(probe_spread=probe.spread, train_accuracy=accuracy)
         parts.append(told.expand_dims(model=[name]))
-    result = xr.concat(parts, "model", data_vars="all", join="exact", coords="minimal", compat="override")
-    result = result.assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
-    return result
+    return by_model(parts, config, lens, probe)
 
 
 def cut(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:

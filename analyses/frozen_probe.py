@@ -149,6 +149,25 @@ def probed(config: Options, train: Sequence[Quadruplet]) -> Iterator[tuple[str, 
         yield name, lens, probe, accuracy
 
 
+def by_model(
+    parts: Sequence[xr.Dataset],
+    config: Options,
+    lens: DiTLens,
+    probe: Probe,
+    join: Literal["exact", "outer"] = "exact",
+) -> xr.Dataset:
+    """One table of what models gave, along `model`, with where they were read and what provenance says of it.
+
+    Args:
+        join: "outer" where some have what others have not (a random direction), which is NaN in these then.
+    """
+    result: xr.Dataset = xr.concat(
+        parts, "model", data_vars="all", join=join, coords="minimal", compat="override"
+    ).assign_coords(readout_block=block_of(probe.reads.point), sigma=probe.reads.sigma)
+    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lens.facts()}
+    return result
+
+
 def interval(numerator: np.ndarray, denominator: np.ndarray) -> str:
     """A ratio of means with its 95% interval over quadruplets."""
     estimate, low, high = (float(x) for x in stats.bootstrap_ratio(numerator, denominator))
