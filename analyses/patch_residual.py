@@ -19,11 +19,13 @@ import xarray as xr
 
 from analyses import pairs_table
 from analyses.command import main
+from analyses.frozen_probe import interval
 from analyses.pairs import Exchange, Metrics, Options, label_odd, measure, of_probe
-from dit_lens import stats
 from dit_lens.clips import Half
 from dit_lens.lens import DiTLens
 from dit_lens.patching import frames_of, patch_residual
+
+FEWEST = 3  # quadruplets in which an object is hidden in a frame, for an interval to say something
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,13 @@ def table(result: xr.Dataset) -> str:
     for label, odd in by_sharing(of_probe(result)).items():
         for model in result.model.values:
             here = odd.sel(model=model).isel(step=0).transpose("quadruplet", "block", "frame").values
-            mean, low, high = stats.bootstrap_ratio(np.nan_to_num(here), np.isfinite(here).astype(float))
+            known = np.isfinite(here).sum(0)
+            mean = np.nan_to_num(here).sum(0) / np.where(known >= FEWEST, known, np.nan)
             told = []
             for block in np.flatnonzero(np.isfinite(mean).any(1)):
                 frame = int(np.nanargmax(np.abs(mean[block])))
-                cells = mean[block, frame], low[block, frame], high[block, frame]
-                told.append(f"block {block} frame {frame} {cells[0]:+.3f} [{cells[1]:+.3f}, {cells[2]:+.3f}]")
+                cell = here[np.isfinite(here[:, block, frame]), block, frame]
+                told.append(f"block {block} frame {frame} {interval(cell, np.ones_like(cell))} (n = {len(cell)})")
             lines.append(f"  {label:14}{model!s:18}" + "   ".join(told))
     return "\n".join(lines)
 
