@@ -1,8 +1,9 @@
-# make demo     the main route on the bundled model: table and figure
-# make test     the tests
-# make figures  every figure, from tables that are made where they are missing
-# make check    format, lint, types
-# make train    the bundled models anew (about two hours; half an hour a model)
+# make demo     runs patch_heads on the bundled model: verdict, table and figure
+# make test     runs the tests; make test-slow runs those that take longer
+# make figures  draws every figure, and computes the results that are missing
+# make mutants  lists small changes of the code that no test notices (mutation testing): ROOM="edits sweeps" SAMPLE=50 SEED=0
+# make check    checks format, lint and types
+# make train    trains the bundled models again (about two hours; half an hour a model)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,9 +12,12 @@ FIGURES := patch_heads patch_residual patch_mlp patch_attention patch_paths abla
 	cut_attention compare_methods attribute_writes attribute_heads attribute_latents attribute_pixels steer know_and_show \
 	compare_encoders probe_blocks probe_controls reproduce_invisible_hand probe_state probe_attention surprise \
 	decode_states follow_training invert_clips forcing
-WEIGHTS := dit_lens/models/weights
+WEIGHTS := dit_lens/toy/weights
 
-.PHONY: help demo test figures check format train install clean
+ROOM ?= metrics
+SEED ?= 0
+
+.PHONY: help demo test test-slow mutants figures check format train install clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -35,17 +39,21 @@ demo: $(VENV)/.installed
 
 figures: $(FIGURES:%=figures/out/%.pdf)
 
-figures/data/%.nc: | $(VENV)/.installed
-	$(RUN) -m analyses.$*
+# An analysis shows the result that is up to date, or computes it; either way it draws the figure.
+figures/out/%.pdf: figures/%.py analyses/%.py $(VENV)/.installed
+	$(RUN) -m analyses.$* --figure $@
 
-figures/out/%.pdf: figures/%.py figures/data/%.nc
-	$(RUN) -m figures.$*
-
-.PRECIOUS: figures/data/%.nc
-
+# One torch thread to a worker: more would fight for the cores.
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadfile -m "not slow"
 	$(RUN) -m pytest -q --nbmake --nbmake-timeout=600 examples
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadfile -m slow
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) tests/mutants.py $(ROOM) --seed $(SEED) $(SAMPLE:%=--sample %)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -57,11 +65,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 train: $(VENV)/.installed
-	$(RUN) -m dit_lens.training --model mini-wan --out $(WEIGHTS)/mini-wan
-	$(RUN) -m dit_lens.training --model mini-wan-null --checkpoints --out $(WEIGHTS)/mini-wan-null
-	$(RUN) -m dit_lens.training --model mini-wan-swap --checkpoints --out $(WEIGHTS)/mini-wan-swap
-	$(RUN) -m dit_lens.training.planted --minutes 25 --out $(WEIGHTS)/mini-wan-planted
-	$(RUN) -m dit_lens.training.autoencoder --out $(WEIGHTS)/mini-vae
+	$(RUN) -m dit_lens.toy.training --model mini-wan --out $(WEIGHTS)/mini-wan
+	$(RUN) -m dit_lens.toy.training --model mini-wan-null --checkpoints --out $(WEIGHTS)/mini-wan-null
+	$(RUN) -m dit_lens.toy.training --model mini-wan-swap --checkpoints --out $(WEIGHTS)/mini-wan-swap
+	$(RUN) -m dit_lens.toy.training.planted --minutes 25 --out $(WEIGHTS)/mini-wan-planted
+	$(RUN) -m dit_lens.toy.training.autoencoder --out $(WEIGHTS)/mini-vae
 
 clean:
-	rm -rf figures/data figures/out .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf figures/data figures/out mutants .pytest_cache .ruff_cache build dist *.egg-info

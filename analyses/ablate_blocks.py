@@ -1,284 +1,350 @@
-"""Which blocks does plausibility need, and does it need them on the way to the readout or at the readout?
+"""Which blocks does plausibility need, and does it need them along the inversion or at the readout?
 
-Method: a block is taken away: what it writes to the stream (all of it, or what its attention or its MLP alone writes)
-is zero, the mean over training clips, or another clip's of the same law and step; or Gaussian noise is put on its
-output (h + alpha std(h) eps, the block intervention of 'The Invisible Hand of Physics') or on the write. A frozen
-probe, fitted on the whole model at `step`, reads what is left. Four readings:
+Why: ablation asks whether a block is necessary. In an inverted clip a block has already acted at earlier steps, so an
+ablation at the readout alone can miss what it wrote before.
 
-- "half given": the first half given clean and the second noised; the block is away in the evaluation that is read;
-- "at the readout": the same on a clip that was inverted to this level;
-- "on the way": the block is away at the steps of `way` while the clip is inverted, and back when it is read: what it
-  had written into x_sigma;
-- "both": away on the way and at the readout.
+Method: the write of a block to the stream (all of it, or that of its attention or MLP alone) is replaced by zero, by
+the mean over training clips, by that of another clip of the same property and step, or by a random write; or Gaussian
+noise is added to its output (h + alpha std(h) eps, as in 'The Invisible Hand of Physics') or to the write. A frozen
+probe, fitted on the intact model, reads the resulting states, in up to four ways: "half given" (frames before the break
+are kept clean, the block is ablated in the evaluation that is read), and on inverted clips "at the readout" (ablated in
+the evaluation that is read), "on the way" (ablated at the last inversion steps before it) and "both". Effects are
+changes of the label effect (possible minus impossible clips, averaged over the pairs of a scene: (A + B - C - D) / 2,
+or A - C for one pair), in probe SDs: below 0, possible and impossible clips move closer. Where one step is read, a
+probe is also refitted, and one for colour where it is known: information is lost only where the refitted probe fails
+too. With clean frames, the change of surprise is measured too, in per cent of the intact model's error on possible
+clips.
 
-Each effect is told by its label-odd part, A + B - C - D, in probe standard deviations: below 0, the possible and the
-impossible come closer. Where states are read at one step alone, a probe is refitted too, and one for colour: knowledge
-is gone only where the second falls. With the first half given, the velocity's error against the truth gives the change
-of surprise, (C + D - A - B) / 2 in per cent of the whole model's error on possible clips.
+Controls: a random write of the same length at each token; control models; the largest |t| over all cells under random
+swaps of labels. Ablation during a continuation is not measured: a continuation has no trajectory.
 
-Controls: a random write as long as the block's own at each token; a twin that never saw lawful clips (a random
-initialisation by option). The largest |t| of all cells under random swaps of labels gives a threshold for the maps.
-Not said: what a block does on the way where the first half is given clean, which is no trajectory.
+Output: ablate_blocks-*.nc with logits, counts and errors (model, reading, replacement, write, block, scene).
 
-Output: figures/data/ablate_blocks.nc with label-odd effects, counts and errors (model, reading, replacement, write,
-block, quadruplet).
 Cost: about six minutes of one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from analyses.command import answer, asked
+from dit_lens.studies import LAWS, Size, Study
+
+Kind = Literal["zero", "mean", "resample", "noise", "random write"]
+Write = Literal["all", "attn_out", "mlp_out"]
+SOLVERS = ("euler", "implicit_euler", "heun")  # which evaluate at steps alone
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Options of the analysis; --path inversion gives all four readings, --path continuation only "half given"."""
+
+    DEMO: ClassVar[Mapping[str, Any]] = {
+        "controls": ("mini-wan-null",), "properties": LAWS, "path": "inversion", "sampler_steps": 10, "read_at": (7,),
+        "train": 40, "test": 16,
+    }  # fmt: skip
+    ONE_PLACE: ClassVar[bool] = True
+
+    replacements: tuple[Kind, ...] = ("mean", "noise", "random write")
+    """What replaces the write of a block."""
+    writes: tuple[Write, ...] = ("all", "attn_out", "mlp_out")
+    """Which writes are ablated: all of a block, or those of its attention or MLP."""
+    alpha: float = 0.5
+    """Standard deviation of the added noise, relative to that of each token."""
+    away: int = 3
+    """Number of inversion steps before the readout at which a block is ablated ("on the way")."""
+
+    def check(self) -> None:
+        """That options go together.
+
+        Raises:
+            ValueError: no replacements or writes, or a path or solver that does not evaluate at steps alone.
+        """
+        super().check()
+        if not self.replacements or not self.writes or self.away < 1:
+            raise ValueError(
+                f"got --replacements {' '.join(self.replacements)} --writes {' '.join(self.writes)} --away {self.away}"
+                " · expected one or more replacements (zero, mean, resample, noise, random write), one or more writes"
+                " (all, attn_out, mlp_out), and --away 1 or more"
+            )
+        if self.path == "noising" or (self.path == "inversion" and self.solver not in SOLVERS):
+            raise ValueError(
+                f"got --path {self.path} --solver {self.solver} · expected an inversion by {', '.join(SOLVERS)} (these"
+                " solvers evaluate the model only at steps), or a continuation · change --path or --solver"
+            )
+
+    def per_test_scene(self, size: Size) -> float:
+        """Half a forward for each cell at the readout, of training scenes too; whole forwards along the trajectory."""
+        cells = len(self.replacements) * len(self.writes) * size.blocks
+        once = 0.5 * (1 + size.train / max(1, size.test)) * 2
+        return size.clips * cells * (once + (self.path == "inversion") * (self.away + 2))
+
+
+CONFIG = asked(Config, __name__)
+
+from collections.abc import Sequence
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import torch
 import xarray as xr
+from einops import reduce
 from jaxtyping import Float
 from tqdm import tqdm
 
-from analyses.ablate_blocks_changes import REPLACEMENTS, WRITES, Absent, BySteps, Replacement, Write, known, writes_of
-from analyses.ablate_blocks_table import table
-from analyses.ablations import SCORES, by_frame, by_property, by_quadruplet, logits, right, scores
-from analyses.command import main
-from analyses.frozen_probe import Options, cross_validate, fit_probe, load, route
 from dit_lens import ablation
 from dit_lens.cache.anatomy import block_of
-from dit_lens.capture import encode, evaluations, latent_splice, spliced_noise, travel
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.capture import (
+    NoisePath,
+    begins_alike,
+    clean_frames,
+    encode,
+    evaluations,
+    spliced_noise,
+    takes_levels_by_frame,
+    trajectory_of,
+)
+from dit_lens.clips import Scene
+from dit_lens.datasets.scenes import Scenes
+from dit_lens.datasets.spec import SPLICES
+from dit_lens.interventions import PathSegment, sweep, sweep_along
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import VelocityError
-from dit_lens.probing import Probe
+from dit_lens.measures.ablate_blocks import AT_ONCE
+from dit_lens.measures.ablation import NONE
+from dit_lens.metrics import Readout
 from dit_lens.running import Evaluation
-from dit_lens.sweeps import Stretch, sweep, sweep_along
+from dit_lens.studies import outcome
+from dit_lens.studies.ablations import (
+    Colours,
+    by_frame,
+    by_property,
+    check_donors,
+    check_points,
+    colours_of,
+    logits,
+    right,
+    scene_first,
+    scores,
+    scores_there,
+)
+from dit_lens.studies.block_ablations import Absent, BySteps, material_of, points_of, writes_of
+from dit_lens.studies.paths import path_of, steps_of
+from dit_lens.studies.readers import Reader, reader_of
 from dit_lens.trajectory import Trajectory
 
-Way = Literal["continuation", "inversion"]
-ROUTES: Mapping[Way, tuple[str, ...]] = {
-    "continuation": ("half given",),
-    "inversion": ("at the readout", "on the way", "both"),
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """Options of the analysis."""
-
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null",)
-    """Models in which nothing must be found; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of crossed quadruplets."""
-    properties: tuple[str, ...] = ("continuity", "inertia", "gravity", "permanence")
-    """Which of its laws: by default those that mini-wan's states tell best."""
-    step: int = 7
-    """Step to read at, counted from data (0) to noise."""
-    way: tuple[int, ...] = (4, 5, 6)
-    """Steps on the way to it at which a block is away."""
-    levels: int = 10
-    """Steps of the sampler between data and noise (Euler)."""
-    replacements: tuple[Replacement, ...] = ("mean", "noise", "random write")
-    """What takes a block's place; also "zero" and "resample"."""
-    writes: tuple[Write, ...] = WRITES
-    """What of a block is taken away: all that it writes, or what one layer does."""
-    alpha: float = 0.5
-    """Noise in standard deviations of each token."""
-    train: int = 40
-    """Training quadruplets of all probes."""
-    test: int = 16
-    """Test quadruplets."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, of all that is drawn at random, and of the random initialisation."""
-
-    def on(self, way: Way) -> Options:
-        """What a probe's fit is told of a way to noise."""
-        return Options(path=way, step=self.step, levels=self.levels, batch_size=self.batch_size, seed=self.seed)
-
-
-Cells = tuple[Float[np.ndarray, "q role cell"], Float[np.ndarray, "q score 2 cell"]]
+READINGS = {"continuation": AT_ONCE[:1], "inversion": (AT_ONCE[1], "on the way", "both")}
+Splits = tuple[Scenes, Scenes]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What is read of clips, role by role made quadruplet by quadruplet.
+class States:
+    """Probe inputs of the clips of some scenes, from the intact and the ablated model.
 
     Attributes:
-        whole: means by latent frame at the readout in the whole model (q, role, feature).
-        without: by reading, (q, role, cell, feature).
-        error: of the velocity in the second half, (q, role, 1 + cell), the whole model first; None where no truth is.
+        ids: of the scenes.
+        whole: means by latent frame at the readout in the whole model (scene, role, feature).
+        without: by reading, (scene, role, cell, feature).
+        error: of the velocity from the break on, (scene, role, 1 + cell), the whole model first; None where no frames
+            are given.
+        colours: see `colours_of`.
     """
 
+    ids: list[str]
     whole: np.ndarray
     without: Mapping[str, np.ndarray]
     error: np.ndarray | None
+    colours: Colours | None
 
 
 def run(config: Config) -> xr.Dataset:
-    """Readings of all models; every model is read at the blocks that the first chose.
+    """Readings of all models; every model is read after the blocks that the first model chose.
 
     Raises:
-        ValueError: too few quadruplets, no replacements or writes, or steps that are not on the way.
+        ValueError: too few scenes, or no step before the readout. KeyError: a model without such writes.
     """
-    if not config.replacements or not config.writes:
-        raise ValueError(
-            f"got replacements {config.replacements} of {config.writes} · expected of {', '.join(REPLACEMENTS)}, of"
-            f" {', '.join(WRITES)}"
-        )
-    if not config.way or not all(0 <= step < config.step for step in config.way):
-        raise ValueError(
-            f"got steps {config.way} on the way to {config.step} · expected one or more from 0 to {config.step - 1}"
-        )
-    splits = load(config.dataset, config.properties, (config.train, config.test), config.seed)
-    models: list[xr.Dataset] = []
-    readout: dict[Way, int] = {}
-    for name in (config.model, *config.controls):
-        lens, routes = DiTLens.from_pretrained(name, seed=config.seed), []
-        for way in ROUTES:
-            accuracy, cells = cross_validate(lens, config.on(way), splits[0])
-            readout.setdefault(way, int(accuracy.values[0].argmax()))
-            probe = fit_probe(cells, config.step, readout[way], lens.name)
-            routes.append(of_route(lens, config, way, probe, splits))
-        errors = routes[0][["error"]]
-        models.append(xr.concat([r.drop_vars("error", errors="ignore") for r in routes], "reading").merge(errors))
-    attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "path": ", ".join(ROUTES)}
-    result = xr.concat(models, xr.Variable("model", [config.model, *config.controls]))
-    return result.assign_attrs(attrs | {"lens": lens.facts()})
+    splits = config.scenes("train"), config.scenes("test")
+    if "resample" in config.replacements:
+        for split in splits:
+            check_donors(split)
+    parts: dict[str, xr.Dataset] = {}
+    blocks: dict[str, Mapping[int, int]] = {}
+    for _, lens in config.lenses():
+        check_lens(config, lens, splits[1])
+        first, kinds = (lens, paths_of(config, lens, splits)) if not parts else (first, kinds)
+        tables: list[xr.Dataset] = []
+        for kind in kinds:
+            reader = reader_of(config, lens, path_of(config, kind=kind), blocks.get(kind))
+            blocks[kind] = reader.blocks
+            tables.append(Bench(config, reader, means_of(config, reader, splits[0])).table(splits))
+        errors = [table[["error"]] for table in tables if "error" in table]
+        readings = xr.concat([table.drop_vars("error", errors="ignore") for table in tables], "reading")
+        parts[lens.name] = xr.merge([readings, *errors])
+    return outcome.finished(outcome.with_scenes(outcome.by_model(parts), config), config, first)
 
 
-def of_route(
-    lens: DiTLens, config: Config, way: Way, probe: Probe, splits: tuple[Sequence[Quadruplet], Sequence[Quadruplet]]
-) -> xr.Dataset:
-    """`logit` in probe SDs, `counts` and `error` by reading, replacement ("none" is the whole model), write, block."""
-    fit, test = (by_property(split, config.batch_size) for split in splits)
-    reader = Reader(lens, config, way, probe, _means(lens, config, way, fit))
-    seen = reader.read(fit, at_once_alone=True), reader.read(test)
-    laws = [[q for batch in part for q in batch] for part in (fit, test)]
-    scored = [_scored(probe, seen, laws, reading) for reading in ROUTES[way]]
-    logit, counts = (np.stack([_placed(config, lens, values) for values in part]) for part in zip(*scored, strict=True))
-    cells = "replacement", "write", "block"
-    found: dict[str, tuple[tuple[str, ...], object]] = {
-        "logit": (("reading", *cells, "quadruplet", "role"), logit),
-        "counts": (("reading", *cells, "quadruplet", "score", "part"), counts),
-        "readout": (("reading",), [block_of(probe.reads.point)] * len(scored)),
-    }
-    if seen[1].error is not None:
-        found["error"] = (*cells, "quadruplet", "role"), _placed(config, lens, seen[1].error)
-    coords = {
-        "reading": list(ROUTES[way]), "replacement": ["none", *config.replacements], "write": list(config.writes),
-        "block": range(lens.blocks), "quadruplet": [q.id for q in laws[1]], "role": list(ROLES),
-        "property": ("quadruplet", [q.property for q in laws[1]]), "score": list(SCORES), "part": ["good", "of"],
-    }  # fmt: skip
-    return xr.Dataset(found, coords=coords)
+def check_lens(config: Config, lens: DiTLens, test: Sequence[Scene]) -> None:
+    """Checks that a model has the writes to ablate, and that a step lies before the readout."""
+    chosen = [f"hook_{write}" for write in config.writes if write != "all"]
+    for block in range(lens.blocks):
+        check_points(lens, [*points_of(lens, block), *(f"blocks.{block}.{name}" for name in chosen)])
+    (step,) = steps_of(config, lens, test, path_of(config, kind="noising"))
+    if step == 0:
+        raise ValueError(
+            f"got --read-at {' '.join(map(str, config.read_at or ()))}, the clean clip · expected a step above 0"
+        )
+
+
+def paths_of(config: Config, lens: DiTLens, splits: Splits) -> list[Literal["continuation", "inversion"]]:
+    """The paths to read on: a continuation too, where the clips of every scene begin alike."""
+    if config.path == "continuation":
+        return ["continuation"]
+    all_begin_alike = SPLICES in config.spec.gives and SPLICES in config.fit_spec.gives and takes_levels_by_frame(lens)
+    if all_begin_alike:
+        latents = encode(lens.encode, [splits[1][0]]).shape[2]
+        all_begin_alike = all(begins_alike(scene, latents) for split in splits for scene in split)
+    return ["continuation", "inversion"] if all_begin_alike else ["inversion"]
+
+
+def fed_with(config: Config, reader: Reader, batch: Sequence[Scene]) -> tuple[dict[int, Evaluation], Trajectory | None]:
+    """The evaluations to ablate, by step, and the trajectory that they lie on, if any."""
+    (step,) = reader.steps
+    if reader.path.kind == "continuation":
+        return evaluations(reader.lens, batch, [step], reader.path), None
+    trajectory = trajectory_of(reader.lens, batch, reader.path, until=step)
+    steps = (*steps_away(config, step), step)
+    return {number: reader.lens.evaluation(trajectory, number) for number in steps}, trajectory
+
+
+def steps_away(config: Config, step: int) -> range:
+    """The steps before the readout at which a block is ablated."""
+    return range(max(0, step - config.away), step)
+
+
+def means_of(config: Config, reader: Reader, train: Scenes) -> BySteps:
+    """Mean writes of all blocks over training clips; empty unless the replacement "mean" is used."""
+    if "mean" not in config.replacements:
+        return {}
+    writes = [write for block in range(reader.lens.blocks) for write in writes_of(reader.lens, block)]
+    inputs = (fed_with(config, reader, list(batch))[0] for batch in by_property(train, config.batch_size))
+    return ablation.means_over(reader.lens, inputs, writes)
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """Reads clips on one way to noise, with the whole model and without each cell."""
+class Bench:
+    """Reads clips on one path, with the intact model and with each cell ablated."""
 
-    lens: DiTLens
     config: Config
-    way: Way
-    probe: Probe
+    reader: Reader
     means: BySteps
 
-    def read(self, batches: Sequence[list[Quadruplet]], at_once_alone: bool = False) -> Seen:
-        """What the probe reads of every clip; along the way and of the velocity's error too unless told otherwise."""
-        readings = ROUTES[self.way][: 1 if at_once_alone else None]
-        whole: list[np.ndarray] = []
-        errors: list[np.ndarray] = []
-        without: dict[str, list[np.ndarray]] = {reading: [] for reading in readings}
-        for batch in tqdm(batches, desc=f"{self.lens.name}, {self.way}", unit="batch"):
-            before, effects, error = self._batch(batch, at_once_alone)
-            whole.append(before)
-            errors += [] if error is None else [error]
-            for reading, effect in zip(readings, effects, strict=True):
-                without[reading].append(before[:, :, None] + effect)
-        found = {reading: np.concatenate(parts) for reading, parts in without.items()}
-        return Seen(np.concatenate(whole), found, np.concatenate(errors) if errors else None)
+    @property
+    def cells(self) -> list[Absent]:
+        """Every replacement of every write of every block, blocks fastest."""
+        config, blocks = self.config, range(self.reader.lens.blocks)
+        return [Absent(*cell) for cell in product(config.replacements, config.writes, blocks)]
 
-    def _batch(
-        self, batch: list[Quadruplet], at_once_alone: bool
-    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
-        """States of the whole model, effects on them by reading, and errors."""
-        lens, config, metric = self.lens, self.config, {"states": by_frame(self.probe)}
-        fed, path = _fed(lens, config, self.way, batch)
-        own = known(lens, fed, batch, self.means, (config.alpha, config.seed))
-        cells, writes = cells_of(config, lens), [writes_of(lens, block) for block in range(lens.blocks)]
-        told = self.way == "continuation" and not at_once_alone
-        truth = {"error": _truth(lens, config, batch)} if told else {}
-        changes = [cell.at_once(writes[cell.block], own, config.step) for cell in cells]
-        once = sweep(lens, fed[config.step], changes, metric | truth)
+    def table(self, splits: Splits) -> xr.Dataset:
+        """`logit` in probe SDs, `counts`, `error` by reading, replacement ("none": whole model), write and block."""
+        fit, test = self.read(splits[0], at_once=True), self.read(splits[1])
+        readings, probe, roles = READINGS[self.reader.path.kind], self.reader.probe, list(splits[1].roles or ())
+        scored = [_scored(self.reader, fit, test, reading, roles) for reading in readings]
+        logit, counts = (np.stack([self._placed(values) for values in part]) for part in zip(*scored, strict=True))
+        cells = "replacement", "write", "block"
+        variables: dict[str, tuple[tuple[str, ...], object]] = {
+            "logit": (("reading", *cells, "scene", "role"), logit),
+            "counts": (("reading", *cells, "scene", "score", "part"), counts),
+            "readout": (("reading",), [block_of(probe.reads.point)] * len(readings)),
+        }
+        if test.error is not None:
+            variables["error"] = (*cells, "scene", "role"), self._placed(test.error)
+        coords = {
+            "reading": list(readings), "replacement": [NONE, *self.config.replacements],
+            "write": list(self.config.writes), "block": range(self.reader.lens.blocks), "role": roles,
+            "score": scores_there((fit.colours, test.colours)), "part": ["good", "of"], "scene": test.ids,
+        }  # fmt: skip
+        return xr.Dataset(variables, coords=coords)
+
+    def read(self, scenes: Scenes, at_once: bool = False) -> States:
+        """Probe inputs of every clip; unless `at_once`, also of ablations along the path, and the velocity's error."""
+        readings = READINGS[self.reader.path.kind][: 1 if at_once else None]
+        ids, rows, colours = list[str](), list[tuple[np.ndarray, ...]](), list[Colours | None]()
+        batches = by_property(scenes, self.config.batch_size)
+        title = f"{self.reader.lens.name}, {self.reader.path.kind}"
+        for batch in map(list, tqdm(batches, desc=title, unit="batch")):
+            rows.append(self._batch(batch, at_once))
+            ids += [scene.id for scene in batch]
+            colours.append(colours_of(batch))
+        whole, *values = (np.concatenate(column) for column in zip(*rows, strict=True))
+        without = dict(zip(readings, values, strict=False))
+        error = values[len(readings)] if len(values) > len(readings) else None
+        available = [labels for labels in colours if labels is not None]
+        return States(ids, whole, without, error, np.concatenate(available) if len(available) == len(colours) else None)
+
+    def _batch(self, batch: list[Scene], at_once: bool) -> tuple[np.ndarray, ...]:
+        """States of the whole model, states by reading, and errors where frames are given; (scene, role, ...) each."""
+        config, lens, metric = self.config, self.reader.lens, {"states": by_frame(self.reader.probe)}
+        (step,), (inputs, trajectory) = self.reader.steps, fed_with(config, self.reader, batch)
+        material = material_of(lens, inputs, batch, config.replacements, self.means, (config.alpha, config.seed))
+        writes = [writes_of(lens, block) for block in range(lens.blocks)]
+        scored = self.reader.path.kind == "continuation" and not at_once
+        if scored:
+            metric["error"] = error_from_break(lens, batch, self.reader.path)
+        absent = [cell.intervention(writes[cell.block], material) for cell in self.cells]
+        once = sweep(lens, inputs[step], absent, metric)
         effects = [once]
-        if path is not None and not at_once_alone:
-            together = [cell.along(writes[cell.block], own) for cell in cells]
-            along = sweep_along(lens, Stretch(path, config.way, config.step), together, metric)
+        if trajectory is not None and not at_once:
+            segment = PathSegment(trajectory, steps_away(config, step), step)
+            along = sweep_along(lens, segment, absent, metric)
             effects += [along.end, along.both]
-        states = [by_quadruplet(one.effect["states"].numpy()) for one in effects]
-        before = by_quadruplet(once.before["states"].numpy())
-        if not told:
-            return before, states, None
-        error = once.before["error"][:, None]
-        return before, states, by_quadruplet(torch.cat([error, error + once.effect["error"]], 1).numpy())
+        before = scene_first(once.before["states"].numpy(), batch)
+        parts = [before, *(before[:, :, None] + scene_first(x.effect["states"].numpy(), batch) for x in effects)]
+        if scored:
+            error = once.before["error"][:, None]
+            parts.append(scene_first(torch.cat([error, error + once.effect["error"]], 1).numpy(), batch))
+        return tuple(parts)
+
+    def _placed(self, values: Float[np.ndarray, "*rest cell"]) -> np.ndarray:
+        """Values as (replacement, write, block, *rest), from cells of which the first is the intact model."""
+        shape = len(self.config.replacements), len(self.config.writes), self.reader.lens.blocks
+        cells = np.moveaxis(values, -1, 0)
+        whole = np.broadcast_to(cells[0], (1, *shape[1:], *cells.shape[1:]))
+        return np.concatenate([whole, cells[1:].reshape(*shape, *cells.shape[1:])])
 
 
-def cells_of(config: Config, lens: DiTLens) -> list[Absent]:
-    """Every replacement of every write of every block, blocks fastest."""
-    return [Absent(*cell) for cell in product(config.replacements, config.writes, range(lens.blocks))]
+def error_from_break(lens: DiTLens, batch: Sequence[Scene], path: NoisePath) -> Readout:
+    """Velocity error on the frames from each clip's break on, earlier frames being given clean."""
+    clean = encode(lens.encode, batch, path.crossing)
+    truth, latents = (spliced_noise(clean, batch, path.seed) - clean).float(), clean.shape[2]
+    scored = torch.arange(latents) >= torch.tensor(clean_frames(batch, latents))[:, None]
+
+    def error(velocity: torch.Tensor, cache: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        square = (velocity.float() - truth.to(velocity.device)).square()
+        frames, mask = reduce(square, "b c f h w -> b f", "mean"), scored.to(square)
+        return (frames * mask).sum(1) / mask.sum(1)
+
+    return Readout(error)
 
 
-def _means(lens: DiTLens, config: Config, way: Way, batches: Sequence[list[Quadruplet]]) -> BySteps:
-    """Mean writes of all blocks over training clips."""
-    writes = [write for block in range(lens.blocks) for write in writes_of(lens, block)]
-    return ablation.means_over(lens, [_fed(lens, config, way, batch)[0] for batch in batches], writes)
-
-
-def _fed(
-    lens: DiTLens, config: Config, way: Way, batch: Sequence[Quadruplet]
-) -> tuple[dict[int, Evaluation], Trajectory | None]:
-    """The evaluations that are changed, by step, and the trajectory on which they lie, if they lie on one."""
-    if way == "continuation":
-        return evaluations(lens, batch, (config.step,), route(config.on(way))), None
-    path = travel(lens, batch, route(config.on(way)), until=config.step)
-    return {step: lens.evaluation(path, step) for step in (*config.way, config.step)}, path
-
-
-def _truth(lens: DiTLens, config: Config, batch: Sequence[Quadruplet]) -> VelocityError:
-    """The error against noise - data in the second half, of clips whose first half is given clean."""
-    clean, told = encode(lens.encode, batch), route(config.on("continuation"))
-    cut, noise = latent_splice(clean, batch[0]), spliced_noise(clean, batch, told.seed)
-    return VelocityError(noise - clean, (slice(cut, None), slice(None), slice(None)))
-
-
-def _scored(probe: Probe, seen: tuple[Seen, Seen], laws: Sequence[Sequence[Quadruplet]], reading: str) -> Cells:
-    """Logits (q, role, 1 + cell) in probe SDs and counts (q, score, part, 1 + cell), the whole model first.
+def _scored(
+    reader: Reader, fit: States, test: States, reading: str, roles: Sequence[str]
+) -> tuple[Float[np.ndarray, "scene role cell"], Float[np.ndarray, "scene score 2 cell"]]:
+    """Logits in probe SDs and counts of correct clips, the intact model first.
 
     Probes are refitted where training clips were read so, too; elsewhere counts of their scores are NaN.
     """
-    fit, test = seen
+    probe, colours = reader.probe, (fit.colours, test.colours)
     logit = logits(probe, np.concatenate([test.whole[:, :, None], test.without[reading]], 2))
-    counts = np.full((len(SCORES), 2, *logit.shape[::2]), np.nan)
+    counts = np.full((len(scores_there(colours)), 2, *logit.shape[::2]), np.nan)
     for cell in np.flatnonzero(np.isfinite(logit).all((0, 1))):
         if reading in fit.without:
-            x, y = ((s.whole if cell == 0 else s.without[reading][:, :, cell - 1]) for s in seen)
-            counts[..., cell] = scores(probe, x, y, laws)
+            x, y = ((s.whole if cell == 0 else s.without[reading][:, :, cell - 1]) for s in (fit, test))
+            counts[..., cell] = scores(probe, x, y, roles, colours)
         else:
-            counts[0, ..., cell] = right(logit[:, :, cell])
+            counts[0, ..., cell] = right(logit[:, :, cell], roles)
     return logit / probe.spread, np.moveaxis(counts, 2, 0)
 
 
-def _placed(config: Config, lens: DiTLens, values: Float[np.ndarray, "*rest cell"]) -> np.ndarray:
-    """(replacement, write, block, *rest) of values that the whole model comes first in."""
-    shape = len(config.replacements), len(config.writes), lens.blocks
-    cells = np.moveaxis(values, -1, 0)
-    whole = np.broadcast_to(cells[0], (1, *shape[1:], *cells.shape[1:]))
-    return np.concatenate([whole, cells[1:].reshape(*shape, *cells.shape[1:])])
-
-
-if __name__ == "__main__":
-    from figures.ablate_blocks import draw
-
-    main(Config, run, table, draw, "ablate_blocks", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

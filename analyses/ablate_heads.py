@@ -1,140 +1,169 @@
 """Which attention heads does the model need to tell possible clips from impossible ones?
 
-Method: one head at a time is taken away (its z zero, the mean over training clips, or another clip's of the same
-property), with the route and the probe of `patch_heads`. Of the states at the probe's block two things are asked. Does
-the *fixed* probe, fitted on the whole model, still tell? And does a probe *refitted* on states without the head? Only
-where the second falls is the knowledge gone, and not merely moved. And what becomes of content: the object's colour,
-decoded from the same states by a probe refitted likewise.
+Why: patching shows which heads are sufficient to carry the label; ablation shows which are necessary. A fixed probe can
+fail because information moved, so a refitted probe decides whether it is gone.
 
-Controls: a random write as long as the head's own at each token (the damage that a change of this size does, whatever
-it carries); the same on a twin that never saw lawful clips and on a random initialisation, which have nothing to lose.
-Heads are ranked on half the test scenes and reported on the other.
+Method: one head at a time is ablated: its z is replaced by zero, by the mean over training clips, or by that of
+another clip of the same property. Path and probe are those of `patch_heads`. On the states after the probe's block:
+does the *fixed* probe, fitted on the intact model, still separate the clips? Does a probe *refitted* on states without
+the head? Only where the refitted one fails is the information gone. Where the data have ground truth, a second
+refitted probe decodes the object's colour, to see what happens to content.
 
-Output: figures/data/ablate_heads.nc with scores (model, replacement, quadruplet, block, head).
+Controls: a random write of the same length as the head's at each token (the damage of any change of this size); the
+same ablations in control models. Heads are ranked on half of the test scenes and reported on the other half.
+
+Output: ablate_heads-*.nc with counts of correctly classified clips (model, replacement, score, part, scene, block,
+head).
+
 Cost: about nine minutes of one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from analyses.command import answer, asked
+from dit_lens.studies import LAWS, Size, Study
+
+Kind = Literal["zero", "mean", "resample", "random write"]
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Options of the analysis."""
+
+    DEMO: ClassVar[Mapping[str, Any]] = {"properties": LAWS, "train": 120, "test": 60}
+    ONE_PLACE: ClassVar[bool] = True
+
+    replacements: tuple[Kind, ...] = ("zero", "mean", "resample", "random write")
+    """What replaces the z of a head."""
+
+    def per_test_scene(self, size: Size) -> float:
+        """Half a forward for each head and replacement, of training scenes too."""
+        scenes = 1 + size.train / max(1, size.test)
+        return 0.5 * scenes * size.clips * len(self.replacements) * size.blocks * size.heads
+
+
+CONFIG = asked(Config, __name__)
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from analyses.ablations import SCORES, by_frame, by_property, by_quadruplet, loss, loss_interval, scores
-from analyses.command import main
-from analyses.frozen_probe import Options, cross_validate, fit_probe, halves, load, route
-from dit_lens import ablation, edits
+from dit_lens import ablation
 from dit_lens.cache.anatomy import block_of
 from dit_lens.capture import evaluations
-from dit_lens.choices import check_choice
-from dit_lens.clips import ROLES, Quadruplet
-from dit_lens.lens import DiTLens
-from dit_lens.probing import Probe
-from dit_lens.running import Evaluation
+from dit_lens.clips import Scene
+from dit_lens.datasets.scenes import Scenes
+from dit_lens.measures.ablation import NONE
+from dit_lens.studies import outcome
+from dit_lens.studies.ablations import (
+    Colours,
+    by_frame,
+    by_property,
+    check_donors,
+    check_points,
+    colours_of,
+    donors_of,
+    scene_first,
+    scores,
+    scores_there,
+)
+from dit_lens.studies.readers import Reader, reader_of
 
-REPLACEMENTS = ("zero", "mean", "resample", "random write")
-TOP = 4
-
-
-@dataclass(frozen=True)
-class Config(Options):
-    """Options of the analysis."""
-
-    replacements: tuple[str, ...] = REPLACEMENTS
-    """What takes the place of a head."""
-    train: int = 120
-    """Training quadruplets of all probes."""
-    test: int = 60
-    """Test quadruplets."""
+Means = Mapping[str, Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Means by latent frame at the readout: `whole` (q, role, feature), `without` a head (q, role, l, k, feature)."""
+    """Probe inputs of the clips of some scenes: means by latent frame.
 
+    Attributes:
+        ids: of the scenes.
+        whole: with the whole model (scene, role, feature).
+        without: by replacement, without a head (scene, role, block, head, feature).
+        colours: see `colours_of`.
+    """
+
+    ids: list[str]
     whole: np.ndarray
     without: Mapping[str, np.ndarray]
+    colours: Colours | None
 
 
 def run(config: Config) -> xr.Dataset:
-    """Scores of all models with and without each head; every model is read at the block that the first chose.
+    """Scores of all models with and without each head; every model is read after the block that the first model chose.
 
     Raises:
-        ValueError: too few quadruplets to fit or to split, or an unknown replacement.
+        ValueError: too few scenes, no replacements, or a single scene of a property. KeyError: a model without z.
     """
-    for name in config.replacements:
-        check_choice(name, REPLACEMENTS, "replacement")
-    splits = load(config.dataset, config.properties, (config.train, config.test), config.seed)
-    train, test = (by_property(split, config.batch_size) for split in splits)
-    parts: list[xr.Dataset] = []
-    readout: int | None = None
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        accuracy, cells = cross_validate(lens, config, splits[0])
-        readout = int(accuracy.values[0].argmax()) if readout is None else readout
-        probe = fit_probe(cells, config.step, readout, lens.name)
-        parts.append(score(lens, config, probe, (train, test)).expand_dims(model=[name]))
-    attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "path": config.path, "lens": lens.facts()}
-    return xr.concat(parts, "model").assign(readout=readout).assign_attrs(attrs)
+    if not config.replacements:
+        raise ValueError("got no --replacements · expected one or more of zero, mean, resample, random write")
+    splits = config.scenes("train"), config.scenes("test")
+    if "resample" in config.replacements:
+        for split in splits:
+            check_donors(split)
+    parts: dict[str, xr.Dataset] = {}
+    blocks: Mapping[int, int] = {}
+    for _, lens in config.lenses():
+        check_points(lens, [f"blocks.{block}.attn.hook_z" for block in range(lens.blocks)])
+        reader = reader_of(config, lens, blocks=blocks)
+        blocks, first = reader.blocks, lens if not parts else first
+        parts[lens.name] = score(reader, config, *splits)
+    (block,) = blocks.values()
+    result = outcome.by_model(parts).assign(readout=block)
+    return outcome.finished(outcome.with_scenes(result, config), config, first)
 
 
-def score(
-    lens: DiTLens, config: Config, probe: Probe, splits: tuple[Sequence[list[Quadruplet]], Sequence[list[Quadruplet]]]
-) -> xr.Dataset:
-    """`good` and `whole` of each score by replacement, test quadruplet, block and head; "none" is the whole model."""
-    train, test = splits
-    means = _means(lens, config, train, probe) if "mean" in config.replacements else {}
-    fit, seen = (states(lens, config, part, probe, means, name) for part, name in ((train, "train"), (test, "test")))
-    known = [[q for batch in part for q in batch] for part in (train, test)]
-    sources = {"none": (fit.whole[:, :, None, None], seen.whole[:, :, None, None])}
-    sources |= {name: (fit.without[name], seen.without[name]) for name in config.replacements}
-    found = {}
-    for name, (x, y) in sources.items():
-        cells = np.ndindex(*x.shape[2:4])
-        scored = [scores(probe, x[:, :, *cell], y[:, :, *cell], known) for cell in cells]
-        found[name] = np.stack(scored, -1).reshape(len(SCORES), 2, len(known[1]), *x.shape[2:4])
-    shape = next(found[name].shape for name in config.replacements)
-    values = np.stack([np.broadcast_to(found[name], shape) for name in found])
-    dims = ("replacement", "score", "part", "quadruplet", "block", "head")
+def score(reader: Reader, config: Config, train: Scenes, test: Scenes) -> xr.Dataset:
+    """`counts` of each score by replacement, test scene, block and head; "none" is the whole model."""
+    means = means_of(reader, config, train) if "mean" in config.replacements else {}
+    fit, read = states(reader, config, train, means, "train"), states(reader, config, test, means, "test")
+    colours, roles = (fit.colours, read.colours), list(test.roles or ())
+    cells = {NONE: (fit.whole[:, :, None, None], read.whole[:, :, None, None])}
+    cells |= {kind: (fit.without[kind], read.without[kind]) for kind in config.replacements}
+    counts: dict[str, np.ndarray] = {}
+    for kind, (x, y) in cells.items():
+        by_cell = [
+            scores(reader.probe, x[:, :, b, h], y[:, :, b, h], roles, colours) for b, h in np.ndindex(*x.shape[2:4])
+        ]
+        counts[kind] = np.stack(by_cell, -1).reshape(-1, 2, len(read.ids), *x.shape[2:4])
+    shape = counts[config.replacements[0]].shape
     coords = {
-        "replacement": list(found), "score": list(SCORES), "part": ["good", "of"],
-        "quadruplet": [q.id for q in known[1]], "property": ("quadruplet", [q.property for q in known[1]]),
+        "replacement": list(counts), "score": scores_there(colours), "part": ["good", "of"], "scene": read.ids,
         "block": range(shape[3]), "head": range(shape[4]),
     }  # fmt: skip
-    return xr.Dataset({"counts": (dims, values)}, coords=coords)
+    values = np.stack([np.broadcast_to(count, shape) for count in counts.values()])
+    return xr.Dataset({"counts": (("replacement", "score", "part", "scene", "block", "head"), values)}, coords)
 
 
-def states(
-    lens: DiTLens,
-    config: Config,
-    batches: Sequence[list[Quadruplet]],
-    probe: Probe,
-    means: Mapping[str, Mapping[int, Tensor]],
-    name: str,
-) -> States:
-    """What the probe reads of every clip, with the whole model and without each head of the blocks up to it."""
-    whole: list[np.ndarray] = []
+def states(reader: Reader, config: Config, scenes: Scenes, means: Means, split: str) -> States:
+    """Probe inputs of every clip, with the intact model and without each head of the blocks up to the probe's."""
+    ids, whole, colours = list[str](), list[np.ndarray](), list[Colours | None]()
     without: dict[str, list[np.ndarray]] = {kind: [] for kind in config.replacements}
-    for batch in tqdm(batches, desc=f"{lens.name}, {name}", unit="batch"):
-        fed = evaluations(lens, batch, config.steps, route(config))
+    batches = by_property(scenes, config.batch_size)
+    for batch in map(list, tqdm(batches, desc=f"{reader.lens.name}, {split}", unit="batch")):
+        inputs, metric = evaluations(reader.lens, batch, reader.steps, reader.path), by_frame(reader.probe)
         for kind, replacement in _replacements(config, batch, means):
-            found = ablation.ablate_heads(lens, fed, config.steps, by_frame(probe), replacement, _blocks(probe)).isel(
-                step=0
+            table = ablation.ablate_heads(
+                reader.lens, inputs, reader.steps, metric, replacement=replacement, blocks=_blocks(reader)
             )
-            before = by_quadruplet(found.before.values)
-            without[kind].append(before[:, :, None, None] + by_quadruplet(found.effect.values))
+            before, effect = (scene_first(x.isel(step=0).values, batch) for x in (table.before, table.effect))
+            without[kind].append(before[:, :, None, None] + effect)
         whole.append(before)
-    return States(np.concatenate(whole), {kind: np.concatenate(parts) for kind, parts in without.items()})
+        ids += [scene.id for scene in batch]
+        colours.append(colours_of(batch))
+    available = [labels for labels in colours if labels is not None]
+    all_colours = np.concatenate(available) if len(available) == len(colours) else None
+    return States(ids, np.concatenate(whole), {kind: np.concatenate(x) for kind, x in without.items()}, all_colours)
 
 
-def _replacements(
-    config: Config, batch: Sequence[Quadruplet], means: Mapping[str, Mapping[int, Tensor]]
-) -> Iterator[tuple[str, ablation.Replacement]]:
-    ids, laws = [q.id for q in batch] * len(ROLES), [q.property for q in batch] * len(ROLES)
+def _replacements(config: Config, batch: Sequence[Scene], means: Means) -> Iterator[tuple[str, ablation.Replacement]]:
     for kind in config.replacements:
         match kind:
             case "zero":
@@ -142,67 +171,22 @@ def _replacements(
             case "mean":
                 yield kind, ablation.mean_of(means)
             case "resample":
-                yield kind, ablation.resampled(edits.donors(ids, laws, config.seed))
+                yield kind, ablation.resampled(donors_of(batch, config.seed))
             case "random write":
                 yield kind, ablation.random_write(config.seed)
 
 
-def _means(
-    lens: DiTLens, config: Config, train: Sequence[list[Quadruplet]], probe: Probe
-) -> dict[str, dict[int, Tensor]]:
+def means_of(reader: Reader, config: Config, train: Scenes) -> Means:
     """Mean z of each head over training clips."""
-    fed: list[Mapping[int, Evaluation]] = [evaluations(lens, batch, config.steps, route(config)) for batch in train]
-    return ablation.means_over(lens, fed, [f"blocks.{block}.attn.hook_z" for block in _blocks(probe)])
+    batches = by_property(train, config.batch_size)
+    inputs = (evaluations(reader.lens, list(batch), reader.steps, reader.path) for batch in batches)
+    return ablation.means_over(reader.lens, inputs, [f"blocks.{block}.attn.hook_z" for block in _blocks(reader)])
 
 
-def _blocks(probe: Probe) -> range:
-    """The blocks up to a probe's."""
-    return range(block_of(probe.reads.point) + 1)
+def _blocks(reader: Reader) -> range:
+    """The blocks up to the probe's."""
+    return range(block_of(reader.probe.reads.point) + 1)
 
 
-def top_heads(result: xr.Dataset, model: str) -> list[tuple[int, int]]:
-    """The (block, head) without which the refitted probe loses most, over replacements but the random write."""
-    ranking, _ = halves(result)
-    kinds = [str(kind) for kind in result.replacement.values if kind not in ("none", "random write")]
-    lost = loss(ranking).sel(model=model, score="refitted", replacement=kinds or ["random write"]).mean("replacement")
-    values = lost.transpose("block", "head").values
-    order = np.argsort(-values, axis=None)[:TOP]
-    return [(int(o) // values.shape[1], int(o) % values.shape[1]) for o in order]
-
-
-def table(result: xr.Dataset) -> str:
-    """Per model: scores of the whole model, and what the top heads' ablation costs on held-out scenes."""
-    _, report = halves(result)
-    lines = [
-        f"states behind block {int(result.readout)}; loss in points without a head [95% interval over"
-        f" {report.sizes['quadruplet']} quadruplets other than those that heads were ranked on]"
-    ]
-    for model in map(str, result.model.values):
-        sums = result.sel(model=model, replacement="none").isel(block=0, head=0).counts.sum("quadruplet")
-        whole = sums.sel(part="good") / sums.sel(part="of")
-        told = " · ".join(f"{name} {float(whole.sel(score=name)):.3f}" for name in SCORES)
-        lines += ["", f"{model}, whole: {told} (n = {result.sizes['quadruplet']})"]
-        lines += [f"  {'block.head':<11}{'replacement':<14}" + "".join(f"{name:>24}" for name in SCORES)]
-        for block, head in top_heads(result, model):
-            for kind in result.replacement.values[1:]:
-                lines.append(f"  {f'{block}.{head}':<11}{kind:<14}" + _cells(report, model, kind, block, head))
-        everywhere = 100 * loss(report).sel(model=model).mean(["block", "head"])
-        for kind in result.replacement.values[1:]:
-            cells = "".join(f"{float(everywhere.sel(replacement=kind, score=name)):>+24.1f}" for name in SCORES)
-            lines.append(f"  {'all, mean':<11}{kind:<14}{cells}")
-    return "\n".join(lines)
-
-
-def _cells(report: xr.Dataset, model: str, kind: str, block: int, head: int) -> str:
-    cells = ""
-    for name in SCORES:
-        at = report.sel(model=model, score=name, block=block, head=head, replacement=["none", kind])
-        estimate, low, high = (100 * float(x) for x in loss_interval(at))
-        cells += f"{f'{estimate:+.1f} [{low:+.1f}, {high:+.1f}]':>24}"
-    return cells
-
-
-if __name__ == "__main__":
-    from figures.ablate_heads import draw
-
-    main(Config, run, table, draw, "ablate_heads", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

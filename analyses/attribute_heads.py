@@ -1,95 +1,109 @@
-"""Which heads does the probe's verdict depend on, by integrated gradients?
+"""Which heads does the probe's logit depend on, by integrated gradients?
 
-Method: of each possible/impossible pair of a test quadruplet, both directions, every block's z goes on a straight line
-from one clip's value to the other's, while what enters the block stays: integrated gradients (captum) of the logit of a
-linear probe, by head. Only the blocks from there to the probe are run. Beside it the first-order estimate, gradient
-times difference, which one backward tells for all heads; and another baseline: integrated gradients of each clip from
-the run of its noise alone (a clean part of zeros, as in attribute_latents), of a pair the one's less the other's. Of
-the eight pairs, what follows the label (odd) is told from what follows the content of either half, as in patch_heads.
-Probe and route are those of attribute_writes: fitted on training scenes, at the block those scenes choose; by default
-the first half is given clean and the second is noised.
+Why: `attribute_writes` measures what a head itself writes along the probe's direction; this also counts what later
+blocks make of it, without one forward for each head.
 
-Where attribute_writes tells what a head itself puts along the probe, this counts what blocks behind it make of it too.
+Method: for each possible/impossible pair of a test scene, in both directions, the z of a block moves on a
+straight line from one clip's value to the other's while the input of the block stays fixed; integrated
+gradients (captum) attribute the probe's logit to heads. Beside it: gradient times difference (first order,
+one backward for all heads), and integrated gradients of each clip from a baseline of its noise alone (a clean
+part of zeros, as in `attribute_latents`), subtracted within pairs. Over the pairs of a scene, the label
+effect (possible minus impossible clips, averaged over the pairs of a scene) is separated from the effect of
+content, as in `patch_heads`. Path and probe are those of `attribute_writes`.
 
-Controls: a twin that never saw lawful clips and a random initialisation; A with B, where all changes but the label.
-The convergence delta is told, and refused above a limit. Heads are ranked on half the test scenes and reported on the
-other.
+Controls: control models; A against B, where everything differs but the label (scenes with two pairs). The convergence
+delta is reported, and the run stops above a limit. Heads are ranked on half of the test scenes and reported on the
+other half.
 
-Output: figures/data/attribute_heads.nc with attributions (estimate, model, quadruplet, pair, step, block, head).
+Output: attribute_heads-*.nc with attributions (estimate, model, scene, pair, step, block, head).
+
 Cost: about four minutes on one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from analyses.command import answer, asked
+from dit_lens.studies import LAWS, Size, Study
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Options of the analysis."""
+
+    DEMO: ClassVar[Mapping[str, Any]] = {"properties": LAWS, "train": 320, "test": 24}
+    ONE_PLACE: ClassVar[bool] = True
+
+    nodes: int = 10
+    """Gradients per integration line (Gauss-Legendre nodes)."""
+    limit: float = 0.05
+    """Largest accepted convergence delta, relative to max(|change of the logit|, probe SD)."""
+    batch_size: int = 4
+    """Number of scenes in a batch."""
+
+    def per_test_scene(self, size: Size) -> float:
+        """Gradients on a line to each block of each pair, and of each clip from its noise."""
+        pairs = 9 if size.clips == 4 else 2
+        return 1.5 * (pairs + size.clips) * self.nodes * size.blocks
+
+
+CONFIG = asked(Config, __name__)
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import xarray as xr
-from scipy.stats import spearmanr
 
-from analyses.command import main
-from analyses.frozen_probe import Options, by_model, halves, interval, load, probed
-from analyses.lines import with_noise_alone
-from analyses.pairs import PAIRS, content, label_odd, top_places
-from dit_lens.attribution import Attribution, Line, gradient_times_difference, integrated_gradients
+from dit_lens.attribution import Attribution, Integral, gradient_times_difference, integrated_gradients
 from dit_lens.capture import batches, of_role
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
+from dit_lens.measures.attribute_heads import ESTIMATES
 from dit_lens.probing import Probe
 from dit_lens.running import Evaluation
+from dit_lens.studies import exchanges, outcome
+from dit_lens.studies.integrated_gradients import integral_of, with_noise_alone
+from dit_lens.studies.readers import Reader, readers
 
-ESTIMATES = ("integrated gradients", "gradient × difference", "integrated gradients from noise")
-CONTRASTS = {pair: sign for pair, sign in PAIRS.items() if sign}  # possible into impossible and back
-SAME_LABEL = {"A→B": 0}
 HEADS = "blocks.*.attn.hook_z"
-
-
-@dataclass(frozen=True)
-class Config(Options):
-    """Options of the analysis."""
-
-    train: int = 320
-    """Training quadruplets the probe is fitted on."""
-    test: int = 24
-    """Test quadruplets."""
-    nodes: int = 10
-    """Gradients to each line (Gauss-Legendre)."""
-    limit: float = 0.05
-    """Largest convergence delta, relative to max(|change of the logit|, probe SD)."""
-    batch_size: int = 4
-    """Quadruplets to a batch."""
+SAME_LABEL = "A→B"
 
 
 def run(config: Config) -> xr.Dataset:
     """The attributions of all models, along a dimension `model`; every model is read at the block the first chose.
 
     Raises:
-        ValueError: too few quadruplets to fit or to split, or a convergence delta above the limit.
+        ValueError: too few scenes to fit on or to test on, or a convergence delta above the limit.
+        KeyError: a model without heads to attribute to.
     """
-    train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
-    parts: list[xr.Dataset] = []
-    for name, lens, probe, accuracy in probed(config, train):
-        told = attribute(lens, config, test, probe)
-        spread = xr.DataArray([probe.spread], coords={"step": [config.step]})
-        parts.append(told.assign(probe_spread=spread, train_accuracy=accuracy).expand_dims(model=[name]))
-    return by_model(parts, config, lens, probe)
+    test, parts = config.scenes("test"), dict[str, xr.Dataset]()
+    for reader in readers(config, points=HEADS):
+        facts = reader.facts()
+        facts["probe_spread"] = facts.probe_spread.expand_dims(step=reader.steps)
+        parts[reader.lens.name] = attribute(reader, config, test).assign(facts)
+        question = reader if len(parts) == 1 else question
+    result = outcome.by_model(parts).assign_coords({**question.place(), "step": question.steps})
+    return outcome.finished(outcome.with_scenes(result, config), config, question.lens)
 
 
-def attribute(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:
-    """Of all pairs: `effect_logit` (estimate, quadruplet, pair, step, block, head), and the deltas of the lines."""
-    pairs, parts = {**CONTRASTS, **SAME_LABEL}, []
-    line = Line(steps=config.nodes, unit=probe.spread, limit=config.limit)
+def attribute(reader: Reader, config: Config, test: Sequence[Scene]) -> xr.Dataset:
+    """Of all pairs: `effect_logit` (estimate, scene, pair, step, block, head), and the deltas of the lines."""
+    lens, probe, roles, (step,) = reader.lens, reader.probe, test[0].roles, reader.steps
+    signs = exchanges.pairs_of(roles, "crossed" in config.spec.gives)
+    signs = {pair: sign for pair, sign in signs.items() if sign or pair == SAME_LABEL}
+    integral, parts = integral_of(config, probe, config.nodes, config.limit), list[xr.Dataset]()
     for batch in batches(test, config.batch_size, f"{lens.name}, attribution"):
-        clips, noise = ({role: of_role(one, role) for role in ROLES} for one in with_noise_alone(lens, config, batch))
-        alone = {role: _of_lines(lens, (clips[role], noise[role]), probe, line) for role in ROLES}
-        told = [_pair(lens, pair, clips, alone, probe, line) for pair in pairs]
-        table = xr.concat(told, "pair").assign_coords(pair=list(pairs), sign=("pair", list(pairs.values())))
-        parts.append(table.assign_coords(quadruplet=[quadruplet.id for quadruplet in batch]))
-    told = xr.concat(parts, "quadruplet", coords="minimal", compat="override").expand_dims(step=[config.step])
-    return told.assign_coords(property=("quadruplet", [quadruplet.property for quadruplet in test]))
+        both = with_noise_alone(config, lens, batch, step)
+        clips, noise = ({role: of_role(evaluation, role, roles) for role in roles} for evaluation in both)
+        alone = {role: _of_lines(lens, (clips[role], noise[role]), probe, integral) for role in roles}
+        rows = [_pair(lens, pair, clips, alone, probe, integral) for pair in signs]
+        table = xr.concat(rows, "pair").assign_coords(pair=list(signs), sign=("pair", list(signs.values())))
+        parts.append(table.assign_coords(scene=[scene.id for scene in batch]))
+    return xr.concat(parts, "scene", coords="minimal", compat="override").expand_dims(step=[step])
 
 
 def _pair(
@@ -98,101 +112,40 @@ def _pair(
     clips: Mapping[str, Evaluation],
     alone: Mapping[str, xr.Dataset],
     probe: Probe,
-    line: Line,
+    integral: Integral,
 ) -> xr.Dataset:
     """All estimates for one pair of roles, clean and corrupted."""
-    clean, corrupted = pair[0], pair[-1]
+    clean, corrupted = pair.split("→")
     ends = clips[clean], clips[corrupted]
     first = gradient_times_difference(lens, *ends, HEADS, probe.logit)
     from_noise = alone[clean].assign(
         effect_logit=alone[clean].effect_logit - alone[corrupted].effect_logit,
         delta=np.maximum(alone[clean].delta, alone[corrupted].delta),
     )
-    told = [_of_lines(lens, ends, probe, line), _by_head(first, line), from_noise]
-    return xr.concat(told, "estimate").assign_coords(estimate=list(ESTIMATES))
+    estimates = [_of_lines(lens, ends, probe, integral), _by_head(first, integral), from_noise]
+    return xr.concat(estimates, "estimate").assign_coords(estimate=list(ESTIMATES))
 
 
-def _of_lines(lens: DiTLens, ends: tuple[Evaluation, Evaluation], probe: Probe, line: Line) -> xr.Dataset:
-    return _by_head(integrated_gradients(lens, *ends, HEADS, probe.logit, line), line)
+def _of_lines(lens: DiTLens, ends: tuple[Evaluation, Evaluation], probe: Probe, integral: Integral) -> xr.Dataset:
+    return _by_head(integrated_gradients(lens, *ends, HEADS, probe.logit, integral), integral)
 
 
-def _by_head(told: Mapping[str, Attribution], line: Line) -> xr.Dataset:
+def _by_head(attributions: Mapping[str, Attribution], integral: Integral) -> xr.Dataset:
     """Attributions of all blocks' heads, and how far each block's are from complete."""
-    deltas = [(one.over("b") - one.change).abs() / one.change.abs().clamp_min(line.unit) for one in told.values()]
-    heads = torch.stack([one.over("b k") for one in told.values()], 1)
+    by_block = list(attributions.values())
+    errors = [
+        (attribution.over("b") - attribution.change).abs() / attribution.change.abs().clamp_min(integral.unit)
+        for attribution in by_block
+    ]
+    heads = torch.stack([attribution.over("b k") for attribution in by_block], 1)
     return xr.Dataset(
         {
-            "effect_logit": (("quadruplet", "block", "head"), heads.cpu().numpy()),
-            "delta": (("quadruplet", "block"), torch.stack(deltas, 1).cpu().numpy()),
+            "effect_logit": (("scene", "block", "head"), heads.float().cpu().numpy()),
+            "delta": (("scene", "block"), torch.stack(errors, 1).float().cpu().numpy()),
         },
-        coords={"block": range(len(told))},
+        coords={"block": range(len(by_block))},
     )
 
 
-# What follows from it.
-
-
-def agreement(result: xr.Dataset, model: str, other: str = ESTIMATES[1]) -> float:
-    """Rank correlation over heads of two estimates' label-odd maps, the first and another (Spearman)."""
-    maps = [
-        label_odd(result.sel(estimate=estimate, model=model)).mean("quadruplet").values.ravel()
-        for estimate in (ESTIMATES[0], other)
-    ]
-    ranked: Any = spearmanr(maps[0], maps[1])
-    return float(ranked.statistic)
-
-
-def same_label(result: xr.Dataset) -> xr.DataArray:
-    """Root mean square over quadruplets of the attribution between A and B, two possible clips, in probe SDs."""
-    effect = result.effect_logit.sel(pair="A→B") / result.probe_spread
-    return np.sqrt((effect**2).mean("quadruplet"))
-
-
-def table(result: xr.Dataset) -> str:
-    """Per model: the top heads on held-out scenes by all estimates, the controls, and the deltas."""
-    _, report = halves(result)
-    step = int(result.step.item())
-    lines = [
-        f"heads ranked on {result.sizes['quadruplet'] - report.sizes['quadruplet']} test quadruplets, reported on"
-        f" {report.sizes['quadruplet']}; label-odd attribution in probe SDs, [95% interval over quadruplets]"
-    ]
-    for model in result.model.values:
-        whole = result.sel(estimate=ESTIMATES[0])
-        chosen = top_places(whole, str(model), step)
-        lines += ["", *_lines(result, report.sel(model=model, step=step), str(model), chosen)]
-    return "\n".join(lines)
-
-
-def _lines(result: xr.Dataset, report: xr.Dataset, model: str, chosen: Sequence[tuple[int, ...]]) -> list[str]:
-    block = int(result.readout_block)
-    accuracy = float(result.train_accuracy.sel(model=model, depth=block))
-    lines = [
-        f"{model}, sigma {float(result.sigma):.2f}, probe behind block {block}: {accuracy:.3f} out of fold on training"
-        " scenes",
-        "  block head   integrated gradients       gradient x difference      from noise alone           content"
-        "   A with B (label kept)",
-    ]
-    odd = label_odd(report)
-    rest = content(report.sel(estimate=ESTIMATES[0])).mean("quadruplet")
-    kept = same_label(report.sel(estimate=ESTIMATES[0]))
-    for at in chosen:
-        cells = [odd.sel(estimate=estimate, block=at[0]).isel(head=at[1]).values for estimate in ESTIMATES]
-        told = [interval(cell, np.ones_like(cell)) for cell in cells]
-        lines.append(
-            f"  {at[0]:5d} {at[1]:4d}   {'    '.join(told)}    {float(rest[at]):.3f}     {float(kept[at]):.3f}"
-        )
-    largest = float(np.abs(label_odd(result.sel(model=model, estimate=ESTIMATES[0])).mean("quadruplet")).max())
-    deltas = [float(result.delta.sel(model=model, estimate=estimate).max()) for estimate in ESTIMATES]
-    return [
-        *lines,
-        f"  all heads: largest label-odd attribution {largest:.3f}; rank agreement with the first order"
-        f" {agreement(result, model):.2f}, with the lines from noise {agreement(result, model, ESTIMATES[2]):.2f}",
-        f"  largest delta, of max(|change|, probe SD): {deltas[0]:.1g} of integrated gradients, {deltas[2]:.1g} from"
-        f" noise, {deltas[1]:.1g} of the first order",
-    ]
-
-
-if __name__ == "__main__":
-    from figures.attribute_heads import draw
-
-    main(Config, run, table, draw, "attribute_heads", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

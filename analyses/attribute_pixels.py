@@ -1,83 +1,113 @@
-"""Which pixels does the probe's verdict depend on?
+"""Which pixels does the probe's logit depend on?
 
-Method: integrated gradients (captum) of the logit of a linear probe over the pixels of a clip, through the autoencoder
-and straight noising: no inversion, and the noise is held fixed, one for all four clips of a quadruplet. Two baselines.
-"paired clip": from an impossible clip to the possible one that shares a half with it, all four pairs of a quadruplet;
-where the two agree the attribution is 0 by construction (hatched). "quadruplet mean": from the mean of the four clips
-to each. By frame, what follows the label: the mean over the four pairs, or (A + B - C - D) / 2; either sums to the
-logit's own contrast. Probe and route are those of attribute_writes; by default the first half is given clean and the
-second is noised ("continuation").
+Why: latents mix frames and positions; pixels are what a person can check by eye, frame by frame.
 
-Controls: the two baselines; a twin that never saw lawful clips; a random initialisation. The convergence delta is told,
-and refused above a limit.
+Method: integrated gradients (captum) of a linear probe's logit over the pixels of a clip, through the model's
+autoencoder and straight noising; there is no inversion, and all clips of a scene share one fixed noise. Two
+baselines. "paired clip": from an impossible clip to the possible ones it is paired with (in a crossed scene, both
+that share a half with it); where the two are equal the attribution is 0 by construction (hatched). "scene mean": from
+the mean of the scene's clips to each. By frame, the label effect (possible minus impossible clips, averaged over the
+pairs of a scene) is the mean over pairs, possible minus impossible; with either baseline it sums to that of the
+logit. Path and probe are those of `attribute_writes`: by default the first half is kept clean for mini-wan and the
+second is noised ("continuation"); other models read the whole clip noised.
 
-Output: figures/data/attribute_pixels.nc with label-odd attributions (model, baseline, quadruplet, frame), and maps of a
-few pairs.
+Controls: the two baselines; control models. The convergence delta is reported, and the run stops above a limit.
+
+Output: attribute_pixels-*.nc with label effects of attributions (model, baseline, scene, frame), and maps of a few
+pairs.
+
 Cost: about three minutes on one core with the defaults.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from analyses.command import answer, asked
+from dit_lens.datasets.spec import SPLICES
+from dit_lens.studies import LAWS, Size, Study
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """Options of the analysis."""
+
+    DEMO: ClassVar[Mapping[str, Any]] = {"properties": LAWS, "train": 320, "test": 20}
+    ONE_PLACE: ClassVar[bool] = True
+
+    shown: int = 3
+    """Test scenes in the figure, at most one per property: those whose pair the probe separates best."""
+    nodes: int = 24
+    """Gradients per integration line (Gauss-Legendre nodes)."""
+    limit: float = 0.05
+    """Largest accepted convergence delta, relative to max(|change of the logit|, probe SD)."""
+    batch_size: int = 4
+    """Number of scenes in a batch."""
+
+    def resolved(self) -> Config:
+        """With every unset option filled in; whole clips are noised where continuation is not the default."""
+        if self.path is None and not (self.bundled and SPLICES in self.spec.gives):
+            return replace(self, path="noising").resolved()
+        return super().resolved()
+
+    def check(self) -> None:
+        """That options go together.
+
+        Raises:
+            ValueError: see `Study.check`; or inversion, through which no gradient is taken.
+        """
+        super().check()
+        if self.path == "inversion":
+            raise ValueError(
+                "got path inversion · expected noising or continuation: gradients reach pixels through the"
+                " autoencoder, not through an inversion · use --path noising, or attribute_latents"
+            )
+
+    def per_test_scene(self, size: Size) -> float:
+        """Gradients on two lines to each clip."""
+        return 2 * 3 * size.clips * self.nodes
+
+
+CONFIG = asked(Config, __name__)
+
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.command import main
-from analyses.frozen_probe import Options, by_model, load, probed
-from analyses.lines import SHOWN, drawn, from_baselines, from_partners, line_of, logit_contrast, tabulate
-from dit_lens.attribution import Line
-from dit_lens.capture import batches, latent_splice, partly_noised, role_major, spliced_noise
-from dit_lens.clips import ROLES, Quadruplet, stack_frames
+from dit_lens.attribution import Integral
+from dit_lens.capture import clean_frames, clips_of, encode, evaluations, partly_noised, spliced_noise
+from dit_lens.clips import Scene, stack_frames
 from dit_lens.lens import DiTLens
-from dit_lens.probing import Probe
-from dit_lens.running import Request
+from dit_lens.studies import integrated_gradients as gradients
+from dit_lens.studies import outcome
+from dit_lens.studies.integrated_gradients import Logit
+from dit_lens.studies.readers import Reader, readers
+from dit_lens.studies.shown import Shown
 from dit_lens.video import to_tensor
 
-BASELINES = ("paired clip", "quadruplet mean")
+BASELINES = ("paired clip", "scene mean")
 Video = Float[Tensor, "b 3 F H W"]
 
 
-@dataclass(frozen=True)
-class Config(Options):
-    """Options of the analysis."""
-
-    path: Literal["continuation", "noising"] = "continuation"
-    """To random noise, or that with the first half given clean."""
-    train: int = 320
-    """Training quadruplets the probe is fitted on."""
-    test: int = 20
-    """Test quadruplets."""
-    shown: int = 3
-    """How many of them are drawn: those whose pair the probe tells best."""
-    nodes: int = 24
-    """Gradients to each line (Gauss-Legendre)."""
-    limit: float = 0.05
-    """Largest convergence delta, relative to max(|change of the logit|, probe SD)."""
-    batch_size: int = 4
-    """Quadruplets to a batch."""
-
-
 def run(config: Config) -> xr.Dataset:
-    """Attributions by frame of all models; every model is read at the block the first chose. Maps of the first.
+    """Attributions by frame of all models, read after the block that the first model chose; maps of the first model.
 
     Raises:
-        ValueError: too few quadruplets to fit or to split, or a convergence delta above the limit.
+        ValueError: too few scenes to fit on or to test on, or a convergence delta above the limit.
     """
-    train, test = load(config.dataset, config.properties, (config.train, config.test), config.seed)
-    parts: list[xr.Dataset] = []
-    maps: list[xr.Dataset] = []
-    for name, lens, probe, accuracy in probed(config, train):
-        told = attribute(lens, config, test, probe)
-        maps = maps or [drawn(told, test, range(told.sizes["frame"]), config.shown)]
-        told = told.drop_vars(["heat", "agree"]).assign(train_accuracy=accuracy, probe_spread=probe.spread)
-        parts.append(told.expand_dims(model=[name]))
-    result = by_model(parts, config, lens, probe)
-    return xr.merge([result, *maps], combine_attrs="override")
+    test, shown, parts = config.scenes("test"), Shown(), dict[str, xr.Dataset]()
+    for reader in readers(config):
+        first = not parts
+        parts[reader.lens.name] = attribute(reader, config, test, shown if first else None).assign(reader.facts())
+        question = reader if first else question
+    result = outcome.by_model(parts).assign_coords(question.place())
+    result = xr.merge([outcome.with_scenes(result, config), shown.table(config.shown)])
+    return outcome.finished(result, config, question.lens)
 
 
 # From pixels to the logit.
@@ -88,79 +118,72 @@ class PixelLogit:
     """Logit of videos, encoded and noised: rows -> (rows,), for any number of copies of the noise's clips.
 
     Attributes:
-        given: latent frames that are fed clean.
+        of_latents: the logit as a function of the noised latents.
+        sigma: their noise level.
+        given: the number of latent frames of each clip that are given clean.
     """
 
     lens: DiTLens
-    probe: Probe
+    of_latents: Logit
     noise: Float[Tensor, "b c f h w"]
-    given: int
+    sigma: float
+    given: Sequence[int]
 
-    def __call__(self, video: Video) -> Float[Tensor, " b"]:
+    def __call__(self, video: Video) -> Float[Tensor, " rows"]:
         """The probe's logit at its noise level."""
-        point, noise = self.probe.reads.point, self.noise.repeat(len(video) // len(self.noise), 1, 1, 1, 1)
+        copies = len(video) // len(self.noise)
+        noise, clean_counts = self.noise.repeat(copies, 1, 1, 1, 1), list(self.given) * copies
         latent = self.lens.family.encode(self.lens.vae, video).to(noise)
-        fed = partly_noised(self.lens, latent, noise, self.probe.reads.sigma, self.given)
-        evaluation = self.lens.model.evaluation(**fed, conditioning=self.lens.conditioning)
-        _, cache = self.lens.model.run_with(evaluation, {}, Request(point, stop_at=point))
-        return self.probe.of_activation(cache[point])
+        return self.of_latents(partly_noised(self.lens, latent, noise, self.sigma, clean_counts)["latent"])
 
 
-def attribute(lens: DiTLens, config: Config, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:
-    """Label-odd attribution by frame, the maps of the pair that is shown, and the deltas of all lines."""
-    line = Line(steps=config.nodes, unit=probe.spread, limit=config.limit)
-    parts: list[xr.Dataset] = []
-    for batch in batches(test, config.batch_size, f"{lens.name}, pixels"):
-        latents = lens.encode(role_major(batch))
-        noise = spliced_noise(latents, batch, config.seed)[: len(batch)]  # that of A, for all four
-        given = latent_splice(latents, batch[0]) if config.path == "continuation" else 0
-        videos = to_tensor(stack_frames(role_major(batch))).to(latents).unflatten(0, (len(ROLES), -1))
-        parts.append(_batch(PixelLogit(lens, probe, noise, given), dict(zip(ROLES, videos, strict=True)), line))
-    told = xr.concat(parts, "quadruplet", coords="minimal", compat="override")
-    properties, splices = ([getattr(q, name) for q in test] for name in ("property", "splice"))
-    return told.assign_coords(
-        quadruplet=[q.id for q in test], property=("quadruplet", properties), splice=("quadruplet", splices)
+def logits_of(reader: Reader, batch: Sequence[Scene]) -> dict[str, PixelLogit]:
+    """For each role the logit as a function of its clips' pixels; all roles share the noise of the first."""
+    lens, probe, roles, size = reader.lens, reader.probe, batch[0].roles, len(batch)
+    (evaluation,) = evaluations(lens, batch, reader.steps, reader.path).values()
+    latents = encode(lens.encode, batch, reader.path.crossing)
+    noise = spliced_noise(latents, batch, reader.path.seed)[:size]
+    continued = reader.path.kind == "continuation"
+    clean_counts = clean_frames(batch, latents.shape[2]) if continued else [0] * len(latents)
+    of_latents = gradients.of_latents(lens, evaluation, roles, probe)
+    return {
+        role: PixelLogit(
+            lens, of_latents[role], noise, evaluation.sigma, clean_counts[place * size : (place + 1) * size]
+        )
+        for place, role in enumerate(roles)
+    }
+
+
+def attribute(reader: Reader, config: Config, test: Sequence[Scene], shown: Shown | None = None) -> xr.Dataset:
+    """Label effect of the attribution by frame, and the largest delta of each scene's lines.
+
+    Args:
+        shown: collects the maps to draw.
+    """
+    integral, parts = gradients.integral_of(config, reader.probe, config.nodes, config.limit), list[xr.Dataset]()
+    for batch in gradients.scenes_of_a_kind(test, config.batch_size, f"{reader.lens.name}, pixels"):
+        table = _batch(logits_of(reader, batch), batch, integral)
+        splices = gradients.splices_of(batch, table.sizes["frame"])
+        table = table.assign_coords(scene=[scene.id for scene in batch], splice=("scene", splices))
+        if shown is not None:
+            shown.add(table, batch)
+        parts.append(table.drop_vars(["heat", "agree"]))
+    return xr.concat(parts, "scene", coords="minimal", compat="override")
+
+
+def _batch(logits: Mapping[str, PixelLogit], batch: Sequence[Scene], integral: Integral) -> xr.Dataset:
+    """Attributions of some scenes from both baselines."""
+    like = next(iter(logits.values())).noise
+    clips = to_tensor(stack_frames(clips_of(batch))).to(like.device, torch.float32)
+    videos = dict(zip(logits, clips.chunk(len(logits)), strict=True))
+    attributions = (
+        gradients.from_partners(logits, videos, gradients.pairs_of(batch[0]), integral),
+        gradients.from_baselines(logits, videos, gradients.mean_of(videos), integral),
     )
+    table = gradients.tabulate(dict(zip(BASELINES, attributions, strict=True)))
+    by_frame, plain = table.label_effect.sum(["row", "column"]), gradients.logits_by_role(logits, videos)
+    return table.drop_vars("label_effect").assign(by_frame=by_frame, logit=plain, agree=gradients.agreement(videos))
 
 
-def _batch(logit: PixelLogit, videos: dict[str, Video], line: Line) -> xr.Dataset:
-    """Both baselines on some quadruplets."""
-    mean = torch.stack(list(videos.values())).mean(0)
-    lines = from_partners(logit, videos, line), from_baselines(logit, videos, dict.fromkeys(ROLES, mean), line)
-    with torch.no_grad():
-        plain = torch.stack([logit(videos[role]) for role in ROLES], 1)
-    agree = (videos[SHOWN[0]] == videos[SHOWN[1]]).all((1, 3, 4))  # over colours, rows and columns
-    told = tabulate(dict(zip(BASELINES, lines, strict=True)))
-    return told.drop_vars("odd").assign(
-        by_frame=told.odd.sum(["row", "column"]),
-        logit=(("quadruplet", "role"), plain.numpy()),
-        agree=(("quadruplet", "frame"), agree.numpy()),
-    ).assign_coords(role=list(ROLES))  # fmt: skip
-
-
-# What follows from it.
-
-
-def table(result: xr.Dataset) -> str:
-    """Per model and baseline: label-odd attribution in all, before the splice and behind it, and the delta."""
-    lines = [
-        f"{result.sizes['quadruplet']} test quadruplets; label-odd attribution in probe SDs, [95% interval over"
-        " quadruplets]"
-    ]
-    for model in result.model.values:
-        here = result.sel(model=model)
-        accuracy = float(here.train_accuracy.sel(depth=int(here.readout_block)))
-        lines += [
-            "",
-            f"{model}, sigma {float(here.sigma):.2f}, probe behind block {int(here.readout_block)}: {accuracy:.3f} out"
-            f" of fold on training scenes; contrast of the logit {logit_contrast(here.logit, here.probe_spread)}",
-            "  baseline          all frames                 before the splice          from the splice on",
-            *(line_of(here.sel(baseline=baseline), str(baseline)) for baseline in result.baseline.values),
-        ]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    from figures.attribute_pixels import draw
-
-    main(Config, run, table, draw, "attribute_pixels", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

@@ -1,77 +1,47 @@
-"""Do the states of a video diffusion model tell plausible from implausible better than other encoders, and controls?
+"""Do the states of a video diffusion model separate possible from impossible clips better than other encoders do?
 
-Method: every row is a reader of the same clips. Its features are means over space, by frame or tubelet (pixels and
-latents: over the cells of grids), and all are probed alike: a logistic probe by layer (and step), the layer chosen out
-of fold on training scenes and then scored once on test scenes. "Left out" is the accuracy on each property by a probe
-fitted on all others. Surprise scores are fitted to nothing: how often the impossible clip of a scene is the more
-surprising one (V-JEPA 2: error of the predicted states; VideoMAE: of the reconstruction; both a mean over the numbers
-of frames given, none of them chosen; the model's own: error of the velocity in the second half, the first given).
+Why: a probe's accuracy means little alone. Self-supervised video encoders, optical flow or pixel statistics may reach
+the same.
 
-Rows: the model by continuation and by inversion, its latents; pixels; optical flow; ResNet, VideoMAE and V-JEPA 2, with
-weights where some are given and else at random, named so; moments over time. Encoders without weights here or without
-a maintained loader are listed as not run, with the reason.
+Method: each row is an encoder of the same clips: the model on each path, its latents, pixels, optical flow, ResNet,
+VideoMAE and V-JEPA 2 (random and labelled so unless weights are given), moments over time. Features are means over
+space by frame or tubelet (over the cells of a grid for pixels and latents). All get the same logistic probe; its
+layer (and step) is chosen out of fold on training scenes and scored once on test scenes. "Left out" is the accuracy
+on each property of a probe fitted on all others. Surprise needs no fit: how often the impossible clip of a pair has
+the larger error (V-JEPA 2: of predicted states; VideoMAE: of the reconstruction; both averaged over numbers of
+context frames; the model: of the velocity from the break on with earlier frames kept clean, or of the whole clip
+where that is not possible). Encoders without weights or a maintained loader are listed as not run, with the reason.
 
-Controls: twins and a random initialisation; the embedding of the prompt, which is the same for all clips; Gaussian
-noise with the mean and covariance of the model's states; one frame alone; frames shuffled. Two more labels beside
-physics, which no law knows: whether a clip was filmed in warmer light ("tint"), and whether the light changes at the
-splice ("tint change"), a difference that nobody can overlook, crossed as physics is. Whoever fails at that one compares
-no halves at all.
+Controls: control models; the prompt embedding; Gaussian noise with the mean and covariance of the model's states; one
+frame alone; shuffled frames. Two labels beside physics: whether the clip is tinted ("tint"), and whether the tint
+changes at the break ("tint change"), crossed as physics is. An encoder that fails at the second does not compare the
+two halves at all.
 
-Real weights: --encoders vjepa2=facebook/vjepa2-vitl-fpc64-256 videomae=FOLDER ... --surprises vjepa2=FOLDER --device
-cuda. Frames are resized to the size of the model, and 16 of 17 are shown; on one core, ViT-L at 256 pixels takes
-seconds a clip.
+Real weights: --encoders vjepa2=facebook/vjepa2-vitl-fpc64-256 videomae=FOLDER ... --device cuda. Frames are resized to
+the encoder's size, and 16 are used; ViT-L at 256 pixels takes seconds per clip on one core.
 
-Output: figures/data/compare_encoders.nc with logits of all test clips by source and label, and surprises.
+Output: compare_encoders-*.nc with logits of all test clips by source and label, and surprises.
+
 Cost: about five minutes of one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import ClassVar
 
-import numpy as np
-import xarray as xr
-from jaxtyping import Float
+from analyses.command import answer, asked
+from dit_lens.studies import EncoderStudy, Size
 
-from analyses import surprise
-from analyses.command import main
-from analyses.probe_blocks import Features, Splits, Way, chosen, score_grid
-from analyses.sources import (
-    Source,
-    capture_all,
-    latents,
-    load_all,
-    noise_row,
-    of_frames,
-    prompt,
-    read_frames,
-    states,
-)
-from dit_lens import baselines, datasets, stats
-from dit_lens.baselines import Baseline, noise_like
-from dit_lens.capture import batches
-from dit_lens.clips import Quadruplet
-from dit_lens.lens import DiTLens
-
-PHYSICS = "physics"
-RECOLOURED = {"tint": baselines.tint_pair, "tint change": baselines.tint_change}
-POSSIBLE = np.array([True, True, False, False])
-KEPT = ["chosen_step", "chosen_block", "logit", "own_logit", "transfer_logit"]
+DRAWS = 2  # draws of noise for the surprise of the model itself
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(EncoderStudy):
     """Options of the analysis."""
 
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models to read by the first route only; none with an empty list."""
-    routes: tuple[Way, ...] = ("continuation", "inversion")
-    """Ways from data to noise on which the model is read."""
+    ALSO: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("inversion",), ())
+
     encoders: tuple[str, ...] = (
         "pixels",
         "pixels+moments",
@@ -84,163 +54,136 @@ class Config:
         "vjepa2=random+still",
         "vjepa2=random+shuffled",
     )
-    """Baselines: pixels, flow, or resnet, videomae, vjepa2 with =FOLDER, =HUB_ID or =random; each with +moments, +still
-    or +shuffled if wanted."""
-    surprises: tuple[str, ...] = ("videomae=random", "vjepa2=random")
-    """Encoders whose surprise is scored, with weights as above."""
-    dataset: str = "miniphys"
-    """Data set of quadruplets."""
-    pooling: Literal["frames", "tokens"] = "frames"
-    """Means of frames (or tubelets) side by side, or one mean over all."""
-    steps: tuple[int, ...] = (4, 6, 7)
-    """Steps at which the model is read, counted from data (0) to noise."""
-    levels: int = 10
-    """Steps of the sampler between data and noise (Euler)."""
+    """Encoders: pixels, flow, or resnet, videomae, vjepa2 with =FOLDER, =HUB_ID or =random; optionally with +moments,
+    +still or +shuffled. For videomae and vjepa2 surprise is scored too."""
     sigmas: tuple[float, ...] = (0.4, 0.8)
-    """Noise levels of the model's own surprise."""
-    train: int = 110
-    """Training quadruplets."""
-    test: int = 66
-    """Test quadruplets."""
-    tinted: int = 33
-    """Training quadruplets, and as many test ones, that are filmed again for each of the other labels."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    device: str = "cpu"
-    """Where encoders go."""
-    seed: int = 0
-    """Seed of the data set, of noise, of random initialisations and of the shuffle."""
+    """Noise levels at which the model's velocity error is measured (its surprise), above 0 and up to 1."""
+
+    def per_test_scene(self, size: Size) -> float:
+        """Evaluations of all encoders, and of the velocity errors in two conditions."""
+        return super().per_test_scene(size) + 2 * DRAWS * len(self.sigmas) * size.clips
+
+
+CONFIG = asked(Config, __name__)
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import baselines
+from dit_lens.baselines import Baseline
+from dit_lens.baselines.catalogue import SURPRISES
+from dit_lens.clips import Scene, stack_frames
+from dit_lens.datasets.scenes import Scenes
+from dit_lens.lens import DiTLens
+from dit_lens.probing import Features, fit
+from dit_lens.studies import encoders, outcome
+from dit_lens.studies.encoders import RECOLOURED, Encoder, read_all
+from dit_lens.studies.paths import path_of
+from dit_lens.studies.scoring import scored
+from dit_lens.studies.velocity_errors import velocity_errors
+
+PHYSICS = "physics"
+KEPT = ["chosen_step", "chosen_block", "logit", "own_logit", "transfer_logit"]
+Labels = Mapping[str, Mapping[str, Sequence[Scene]]]
+Read = Mapping[str, Mapping[str, Features]]
 
 
 def run(config: Config) -> xr.Dataset:
     """Logits of the test clips by source, for physics and for the other labels; surprises; what was not run."""
-    missing = baselines.not_run((*config.encoders, *config.surprises))
-    placed = {"seed": config.seed, "device": config.device}
-    readers = load_all(config.encoders, partial(baselines.load, pooling=config.pooling, **placed), missing)
-    scorers = load_all(config.surprises, partial(baselines.load_surprise, **placed), missing)
-    lenses = [DiTLens.from_pretrained(name, seed=config.seed) for name in (config.model, *config.controls)]
-    labels = labelled_splits(config)
+    missing = baselines.not_run(config.encoders)
+    readers = list(encoders.load_all(config.encoders, encoders.baseline_loader(config, config.pooling), missing))
+    train, test = config.scenes("train"), config.scenes("test")
+    scorers, labels = list(surprise_scorers(config, test, missing)), labelled(train, test, config.tinted)
     parts: list[xr.Dataset] = []
-    for source in sources(lenses, readers, config):
-        features = {what: capture_all(source, splits) for what, splits in labels.items()}
-        parts.append(scored(features, source))
-        if len(parts) == 1:
-            noise = {what: noise_like(here, config.seed) for what, here in features.items()}
-            control = scored(noise, noise_row(source))
-    result: xr.Dataset = xr.concat([*parts, control], "source", data_vars="all")
-    test = labels[PHYSICS]["test"]
-    surprises = [velocity_surprise(lens, test, config) for lens in lenses] + [
-        encoder_surprise(s, test) for s in scorers
-    ]
+    surprises: list[xr.DataArray] = []
+    for _, lens in config.lenses():
+        states = encoders.states(config, lens, pooling=config.pooling)
+        for encoder in [states] if parts else [states, *further_encoders(lens, readers, config)]:
+            read = {label: read_all(encoder, splits) for label, splits in labels.items()}
+            parts.append(row(encoder, read))
+            if len(parts) == 1:
+                noise = {label: encoders.noise_like(features, config.seed) for label, features in read.items()}
+                question, control = lens, row(encoder.as_noise(), noise)
+        surprises.append(velocity_surprise(lens, test, config))
+    result: xr.Dataset = xr.concat([*parts, control], "source", data_vars="all", coords="minimal", compat="override")
+    surprises += [encoder_surprise(scorer, test) for scorer in scorers]
     result["surprise"] = xr.concat(surprises, "scorer")
-    result["crossed"] = "quadruplet", [q.crossed for q in test]
     result["not_run"] = "absent", [f"{name}: {reason}" for name, reason in missing.items()]
-    result.attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": lenses[0].facts()}
-    return result
+    crossed = xr.DataArray([scene.crossed for scene in test], {"scene": result.scene}, ("scene",))
+    return outcome.finished(outcome.with_scenes(result.assign_coords(crossed=crossed), config), config, question)
 
 
-def labelled_splits(config: Config) -> dict[str, Splits]:
-    """Training and test quadruplets, for physics and for each of the other labels."""
-    splits = {
-        part: list(datasets.load(config.dataset, split=part, quadruplets=size, seed=config.seed))
-        for part, size in (("train", config.train), ("test", config.test))
+def labelled(train: Scenes, test: Scenes, tinted: int) -> Labels:
+    """Training and test scenes, for physics and for each of the other labels."""
+    splits = {"train": train, "test": test}
+    recoloured = {part: encoders.recoloured(scenes, tinted)[1] for part, scenes in splits.items()}
+    return {PHYSICS: splits} | {
+        label: {part: by_label[label] for part, by_label in recoloured.items()} for label in RECOLOURED
     }
-    filmed = {
-        what: {part: [film(quadruplet) for quadruplet in split[: config.tinted]] for part, split in splits.items()}
-        for what, film in RECOLOURED.items()
-    }
-    return {PHYSICS: splits, **filmed}
 
 
-def sources(lenses: Sequence[DiTLens], readers: Sequence[Baseline], config: Config) -> Iterator[Source]:
-    """Rows of the table, first the model by its first route."""
-    for lens in lenses:
-        for route in config.routes if lens is lenses[0] else config.routes[:1]:
-            yield states(lens, route, config)
-    lens = lenses[0]
-    for reader in (latents(lens, config.pooling), prompt(lens, config.pooling), *readers):
-        yield of_frames(reader, config.batch_size)
+def further_encoders(lens: DiTLens, readers: Sequence[Baseline], config: Config) -> Iterator[Encoder]:
+    """Encoders beside the main row: the states of the model in question on further paths, then all others."""
+    for kind in dict.fromkeys(config.also or ()):
+        if kind != config.path:
+            yield encoders.states(config, lens, path_of(config, kind=kind), config.pooling)
+    for reader in (encoders.latents(lens, config.pooling), *encoders.prompt(lens, config.pooling), *readers):
+        yield encoders.of_frames(reader, config.batch_size)
 
 
-def scored(features: Mapping[str, Features], source: Source) -> xr.Dataset:
-    """Logits of the test clips at the chosen layer, for physics (see `score_grid`) and the other labels."""
-    grids = {what: score_grid(parts, source.name) for what, parts in features.items()}
-    row = grids[PHYSICS][KEPT]
-    for what in RECOLOURED:
-        row[f"{what} logit"] = ("source", "tinted", "role"), grids[what].logit.values
-    facts = {"layer": source.layers[row.chosen_block.item()], "weights": source.weights, "sees": source.sees}
-    return row.assign({key: ("source", [value]) for key, value in facts.items()})
+def row(encoder: Encoder, read: Read) -> xr.Dataset:
+    """Logits of the test clips at the chosen layer, for physics (see `scoring.scored`) and the other labels."""
+    table = scored(read[PHYSICS]["train"], read[PHYSICS]["test"])[KEPT]
+    layer = encoder.layers[int(table.chosen_block)]
+    table = table.assign(layer=layer, weights=encoder.weights, sees=encoder.sees).reset_coords(drop=True)
+    for label in RECOLOURED:
+        train, test = read[label]["train"], read[label]["test"]
+        table[f"{label} logit"] = ("tinted", "role"), test.table(fit(train).logits(test)).values
+    return table.expand_dims(source=[encoder.name])
 
 
-def velocity_surprise(lens: DiTLens, split: Sequence[Quadruplet], config: Config) -> xr.DataArray:
-    """The model's own: its velocity's error in the second half, the first given clean; mean over noise levels."""
-    options = surprise.Config(sigmas=config.sigmas, draws=2, seed=config.seed)
-    given = surprise.CONDITIONS.index("second half, first given clean")
-    rows = [surprise.clip_errors(lens, batch, options)[given].mean(0) for batch in batches(split, config.batch_size)]
-    return _surprise(f"{lens.name}, velocity", np.concatenate(rows))
+# Surprise.
 
 
-def encoder_surprise(scorer: Baseline, split: Sequence[Quadruplet]) -> xr.DataArray:
-    """The surprise of an encoder; mean over the numbers of frames that it is given."""
-    return _surprise(scorer.name, read_frames(scorer, split).mean(("step", "block", "feature")).values)
+def velocity_surprise(lens: DiTLens, test: Scenes, config: Config) -> xr.DataArray:
+    """Surprise of the model: its velocity error, averaged over noise levels, in the last condition of all scenes."""
+    errors = velocity_errors(
+        lens, test, config.sigmas, DRAWS, config.seed, batch_size=config.batch_size, prompt=path_of(config).prompt
+    ).mean(("sigma", "frame"))
+    finite = np.isfinite(errors.transpose("condition", ...).values).all((1, 2))
+    chosen = errors.isel(condition=np.flatnonzero(finite)[-1])
+    return _surprise(f"{lens.name}, velocity", str(chosen.condition.item()), test, chosen.values)
 
 
-def _surprise(name: str, values: Float[np.ndarray, "q 4"]) -> xr.DataArray:
-    return xr.DataArray(values[None], {"scorer": [name]}, ("scorer", "quadruplet", "role"))
+def surprise_scorers(config: Config, test: Scenes, missing: dict[str, str]) -> Iterator[Baseline]:
+    """Encoders that predict frames; for one without weights or frames, `missing` gets the reason."""
+    specs = [spec for spec in config.encoders if spec.partition("=")[0] in SURPRISES and "+" not in spec]
+
+    def load(spec: str) -> Baseline:
+        scorer = baselines.load_surprise(spec, config.seed, config.device)
+        try:
+            scorer(stack_frames(test[0].clips[:1]))
+        except ValueError as error:
+            raise baselines.NotRunError(f"no surprise: {error}") from error
+        return scorer
+
+    return encoders.load_all(specs, load, missing)
 
 
-def recolour_scores(result: xr.Dataset) -> xr.Dataset:
-    """Accuracy (with its interval) on each label that is not physics, by source."""
-    rows = {}
-    for what in RECOLOURED:
-        right = ((result[f"{what} logit"].transpose("tinted", "source", "role").values > 0) == POSSIBLE).mean(2)
-        rows[what] = ("measure", "source"), np.stack(stats.bootstrap_ratio(right, np.ones_like(right)))
-    return xr.Dataset(rows, {"measure": ["accuracy", "low", "high"], "source": result.source})
+def encoder_surprise(scorer: Baseline, test: Scenes) -> xr.DataArray:
+    """The surprise of an encoder, averaged over the numbers of frames given."""
+    values = encoders.read_frames(scorer, test).mean((1, 2))
+    return _surprise(scorer.name, scorer.sees, test, values.reshape(len(test), -1))
 
 
-def surprise_scores(result: xr.Dataset) -> xr.Dataset:
-    """How often the impossible clip is the more surprising one, with its interval, and d'; crossed quadruplets only."""
-    rows: list[xr.Dataset] = []
-    for scorer in result.scorer.values:
-        plausible = -result.surprise.sel(scorer=scorer).transpose("quadruplet", "role").values[result.crossed.values]
-        pairs = stats.pairwise_accuracy(plausible)
-        estimate, low, high = stats.bootstrap_ratio(pairs, np.ones_like(pairs))
-        row = {"pairwise": estimate, "low": low, "high": high, "d_prime": stats.d_prime(plausible)}
-        rows.append(xr.Dataset(row).expand_dims(scorer=[scorer]))
-    return xr.concat(rows, "scorer", data_vars="all")
+def _surprise(name: str, sees: str, test: Scenes, values: np.ndarray) -> xr.DataArray:
+    """One row of surprises, of clips scene by scene."""
+    coords = {"scene": [outline.id for outline in test.outlines], "role": list(test[0].roles)}
+    scorer_coords = {"scorer": [name], "scored": ("scorer", [sees])}
+    return xr.DataArray(values[None], {**scorer_coords, **coords}, ("scorer", "scene", "role"))
 
 
-def table(result: xr.Dataset) -> str:
-    """A line per source: chosen layer, scores on physics, accuracy on the other labels; surprises; what was not run."""
-    scores, tints = chosen(result), recolour_scores(result)
-    width = max(len(str(name)) for name in [*result.source.values, *result.scorer.values])
-    lines = [
-        f"accuracy per clip (95% intervals over quadruplets), n = {result.sizes['quadruplet']} test quadruplets,"
-        f" {result.sizes['tinted']} for tints; layer chosen on training scenes",
-        f"{'source':{width}s}  accuracy              d'     pairwise  left out  tint   tint change  step, layer;"
-        " weights; sees",
-    ]
-    for source in result.source.values:
-        row, made, tint = scores.sel(source=source), result.sel(source=source), tints.sel(source=source)
-        lines.append(
-            f"{source!s:{width}s}  {float(row.accuracy):.3f} [{float(row.low):.3f}, {float(row.high):.3f}]"
-            f"  {float(row.d_prime):+.2f}  {float(row.pairwise):.3f}     {float(row.transfer):.3f}"
-            f"     {float(tint['tint'][0]):.3f}  {float(tint['tint change'][0]):.3f}"
-            f"        {int(made.chosen_step)}, {made.layer.item()}; {made.weights.item()}; {made.sees.item()}"
-        )
-    found = surprise_scores(result)
-    crossed = int(result.crossed.sum())
-    lines.append(
-        f"\nsurprise, fitted to nothing: impossible clip the more surprising, n = {crossed} crossed quadruplets"
-    )
-    for scorer in found.scorer.values:
-        row = found.sel(scorer=scorer)
-        interval = f"{float(row.pairwise):.3f} [{float(row.low):.3f}, {float(row.high):.3f}]"
-        lines.append(f"{scorer!s:{width}s}  {interval}  {float(row.d_prime):+.2f}")
-    return "\n".join([*lines, "\nnot run", *(str(line) for line in result.not_run.values)])
-
-
-if __name__ == "__main__":
-    from figures.compare_encoders import draw
-
-    main(Config, run, table, draw, "compare_encoders", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

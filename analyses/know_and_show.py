@@ -1,248 +1,189 @@
-"""Does a model show what its states know?
+"""Does a model generate what its states represent?
 
-Method: three questions about the same pairs, whose clips share their first half, given clean: the second half is
-possible or not.
-- knowing: is the logit of a probe higher on the possible clip? (Block outputs along "continuation", second half noised;
-  fitted on training scenes, cell chosen there out of fold: `analyses.probe_blocks`.)
-- likelihood: is the error of the velocity on the second half lower there? (Mean over noise levels and draws of noise:
-  `analyses.surprise`.)
-- showing: what the model makes of the first half by its own sampler, does it come nearer to the possible outcome? (By
-  the tracker on decoded frames, in pixels, in latents, and by an encoder of its own, mini-vae: `dit_lens.behaviour`.
-  Never by the model's own probe.)
-The margins of a quadruplet's two pairs are added and its sign is the answer; a tie counts one half. What the content of
-either half says cancels in the sum, in crossed quadruplets exactly, so that chance is one half; these "all" pools.
+Why: a model may represent a law and not follow it, or follow it without a linear trace. Three answers on the same pairs
+can be compared.
 
-Controls: the tracker on true clips through the autoencoder, told first (the ceiling: A and B are to be possible, C and
-D impossible); a twin that never saw lawful clips and a random initialisation (the floor). The same noise for all.
+Method: the clips of a pair share their frames before the break, which are kept clean; what follows is possible or not.
+- knowing: is a probe's logit higher on the possible clip? (Block outputs along "continuation", later frames noised;
+  fitted on training scenes, cell chosen there out of fold.)
+- likelihood: is the velocity error on later frames lower for it? (Mean over noise levels and draws of noise.)
+- showing: is the model's own continuation of the first frames closer to the possible outcome? (By a tracker on decoded
+  frames, in pixels, in latents, and by a separate encoder, mini-vae: see `dit_lens.toy.behaviour`. Never by the model's
+  own probe.)
 
-Output: figures/data/know_and_show.nc with margins (model, measure, quadruplet, pair), ceiling (quadruplet, role).
+The margins of a scene's two pairs are added and the sign of the sum is the answer; a tie counts one half. In crossed
+scenes whatever one half alone says cancels exactly in the sum, so chance is one half; "all" pools these scenes.
+
+Controls: the tracker on true clips through the autoencoder (the ceiling: A and B should be possible, C and D
+impossible); a model that never saw possible clips and a random initialisation (the floor). All share the same noise.
+
+Output: know_and_show-*.nc with margins (model, measure, scene, pair), ceiling (scene, role).
+
 Cost: about four minutes on one core with the defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from analyses.command import answer, asked
+from dit_lens.studies import ContinuationStudy, Size
+
+
+@dataclass(frozen=True)
+class Config(ContinuationStudy):
+    """Options of the analysis."""
+
+    DEMO: ClassVar[Mapping[str, Any]] = {"read_at": (8, 11, 14), "train": 165, "test": 110}
+
+    sigmas: tuple[float, ...] = (0.4, 0.8)
+    """Noise levels at which the velocity error is measured, above 0 and up to 1."""
+    draws: int = 2
+    """Draws of noise over which the velocity error is averaged."""
+    sampling: int = 12
+    """Euler steps of a continuation."""
+
+    def check(self) -> None:
+        """Checks options as for every study, and the options of likelihood and sampling."""
+        super().check()
+        if not self.sigmas or not all(0 < sigma <= 1 for sigma in self.sigmas) or min(self.draws, self.sampling) < 1:
+            raise ValueError(
+                f"got --sigmas {' '.join(map(str, self.sigmas))} --draws {self.draws} --sampling {self.sampling} ·"
+                " expected noise levels in (0, 1], at least 1 draw and at least 1 sampling step"
+            )
+
+    def per_test_scene(self, size: Size) -> float:
+        """Evaluations of velocity errors in two conditions, and of continuations of A and B."""
+        return 2 * len(self.sigmas) * self.draws * size.clips + 2 * self.sampling
+
+
+CONFIG = asked(Config, __name__)
+
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from analyses import forcing, forcing_scores, probe_blocks, surprise
-from analyses.command import main
-from dit_lens import behaviour, datasets, stats
-from dit_lens.behaviour import FirstHalves
-from dit_lens.capture import batches
-from dit_lens.clips import ROLES, Quadruplet
+from dit_lens.capture import alike
+from dit_lens.clips import ROLES, Scene
+from dit_lens.datasets.scenes import Scenes
 from dit_lens.lens import DiTLens
-from dit_lens.probing import FOLDS
+from dit_lens.measures.surprise import CONDITION
+from dit_lens.probing import fit
+from dit_lens.studies import outcome
+from dit_lens.studies.paths import path_of
+from dit_lens.studies.readers import features
+from dit_lens.studies.velocity_errors import velocity_errors
+from dit_lens.toy import behaviour, truth
+from dit_lens.toy.behaviour import FirstHalves
 
-ALL = "all"
-SHOWING = tuple(f"showing, {measure}" for measure in behaviour.MEASURES)
-MEASURES = ("knowing", "likelihood", *SHOWING)
-LEAD = ("knowing", "likelihood", SHOWING[0])
+MEASURES = ("knowing", "likelihood", *(f"showing, {measure}" for measure in behaviour.MEASURES))
 PAIRS = ("A, C", "B, D")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Options of the analysis."""
-
-    model: str = "mini-wan"
-    """Model in question: a bundled name, a diffusers folder, or a hub id."""
-    controls: tuple[str, ...] = ("mini-wan-null", "mini-wan-random")
-    """Models to compare with; none with an empty list."""
-    dataset: str = "miniphys"
-    """Data set of quadruplets whose clips know the truth about their objects."""
-    steps: tuple[int, ...] = (8, 11, 14)
-    """Steps that states are read at, of 20, counted from data (0) to noise."""
-    sigmas: tuple[float, ...] = (0.4, 0.8)
-    """Noise levels of the likelihood."""
-    draws: int = 2
-    """Draws of noise of the likelihood."""
-    sampling: int = 12
-    """Euler steps of continuations."""
-    train: int = 165
-    """Training quadruplets of the probe."""
-    test: int = 110
-    """Test quadruplets."""
-    batch_size: int = 8
-    """Quadruplets to a batch."""
-    seed: int = 0
-    """Seed of the data set, of the noise, and of the random initialisation."""
+Margins = Float[xr.DataArray, "scene pair"]
 
 
 def run(config: Config) -> xr.Dataset:
-    """Margins of all models by all measures, and what the tracker makes of true clips.
+    """Margins of all models by all measures, and those of the true clips by the tracker.
 
     Raises:
-        ValueError: fewer than two test quadruplets, fewer training ones than the probe has folds, or none of a
-            property.
+        ValueError: test scenes of a property that no training scene has.
     """
-    train, test = (
-        datasets.load(config.dataset, split=part, quadruplets=size, seed=config.seed)
-        for part, size in (("train", config.train), ("test", config.test))
+    train, test = config.scenes("train"), config.scenes("test")
+    check_properties(train, test)
+    parts: dict[str, xr.Dataset] = {}
+    for name, lens in config.lenses():
+        parts[name] = xr.Dataset({"margin": margins(lens, train, test, config)})
+        if len(parts) == 1:
+            question = lens
+            batches = alike(test, config.batch_size, frames_of(test), "true clips")
+            true = xr.concat([true_clips(lens, batch) for batch in batches], "scene")
+    result = outcome.by_model(parts).merge(true, compat="override", join="exact")
+    crossed = xr.DataArray(
+        [scene.crossed for scene in test], {"scene": [outline.id for outline in test.outlines]}, ("scene",)
     )
-    untold = sorted({q.property for q in test} - {q.property for q in train})
-    if config.test < 2 or config.train < FOLDS or untold:
+    result = outcome.with_scenes(result.assign_coords(crossed=crossed), config)
+    return outcome.finished(result, config, question)
+
+
+def check_properties(train: Scenes, test: Scenes) -> None:
+    """Checks that the training scenes have every property of the test scenes.
+
+    Raises:
+        ValueError: a property is missing; names all that are.
+    """
+    missing = sorted({*test.properties} - {*train.properties})
+    if missing:
         raise ValueError(
-            f"got {config.train} training and {config.test} test quadruplets{', to train on none of ' * bool(untold)}"
-            f"{', '.join(untold)} · expected at least {FOLDS} and 2, and training ones of every property"
+            f"got {len(train)} training scenes without {', '.join(missing)} · expected training scenes of every tested"
+            " property · raise --train, or narrow --properties"
         )
-    margins: dict[str, xr.DataArray] = {}
-    for name in (config.model, *config.controls):
-        lens = DiTLens.from_pretrained(name, seed=config.seed)
-        margins[name] = labelled(lens, train, test, config)
-        if name == config.model:
-            parts = [true_clips(lens, batch) for batch in batches(test, config.batch_size, "true clips")]
-            facts = lens.facts()
-    result = xr.Dataset({"margin": xr.concat(margins.values(), xr.Variable("model", list(margins)))})
-    attrs = {"dataset": config.dataset, "split": "test", "seed": config.seed, "lens": facts}
-    return result.merge(xr.concat(parts, "quadruplet"), compat="override", join="exact").assign_attrs(attrs)
 
 
-def labelled(lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], config: Config) -> xr.DataArray:
-    """Margins (measure, quadruplet, pair) of one model."""
-    values = [knowing(lens, train, test, config), likelihood(lens, test, config), *showing(lens, test, config)]
-    return xr.DataArray(
-        np.stack(values),
-        {
-            "measure": list(MEASURES),
-            "quadruplet": [q.id for q in test],
-            "pair": list(PAIRS),
-            "property": ("quadruplet", [q.property for q in test]),
-            "crossed": ("quadruplet", [q.crossed for q in test]),
-        },
-        ("measure", "quadruplet", "pair"),
-    )
+def margins(lens: DiTLens, train: Scenes, test: Scenes, config: Config) -> Float[xr.DataArray, "measure scene pair"]:
+    """Margins of one model."""
+    measured = [knowing(lens, train, test, config), likelihood(lens, test, config)]
+    by_states = xr.concat(measured, xr.Variable("measure", list(MEASURES[:2])), join="exact")
+    return xr.concat([by_states, showing(lens, test, config)], "measure", join="outer")
 
 
-def knowing(
-    lens: DiTLens, train: Sequence[Quadruplet], test: Sequence[Quadruplet], config: Config
-) -> Float[np.ndarray, "q 2"]:
+def knowing(lens: DiTLens, train: Scenes, test: Scenes, config: Config) -> Margins:
     """Logit of the possible clip minus that of the impossible one, at the cell that training scenes choose."""
-    asked = probe_blocks.Config(steps=config.steps, batch_size=config.batch_size, seed=config.seed)
-    seen = {
-        part: probe_blocks.capture(lens, asked, "continuation", split).activation
-        for part, split in (("train", train), ("test", test))
-    }
-    logit = probe_blocks.score_grid(seen, lens.name).logit.isel(source=0).transpose("quadruplet", "role").values
-    return logit[:, :2] - logit[:, 2:]
+    read = features(config, lens, test, "test")
+    return by_pair(read.table(fit(features(config, lens, train, "train")).logits(read)))
 
 
-def likelihood(lens: DiTLens, test: Sequence[Quadruplet], config: Config) -> Float[np.ndarray, "q 2"]:
-    """Error of the velocity on the impossible second half minus that on the possible one, the first half given."""
-    asked = surprise.Config(sigmas=config.sigmas, draws=config.draws, seed=config.seed)
-    parts = [
-        surprise.clip_errors(lens, batch, asked) for batch in batches(test, config.batch_size, f"{lens.name}, errors")
+def likelihood(lens: DiTLens, test: Scenes, config: Config) -> Margins:
+    """Error of the velocity on later frames of the impossible clip minus that on the possible one's."""
+    prompt, batch = path_of(config).prompt, config.batch_size
+    errors = velocity_errors(lens, test, config.sigmas, config.draws, config.seed, batch_size=batch, prompt=prompt)
+    return -by_pair(errors.sel(condition=CONDITION).mean(("sigma", "frame")))
+
+
+def by_pair(values: Float[xr.DataArray, "scene role"]) -> Margins:
+    """Possible minus impossible clip of each pair."""
+    roles = [pair.split(", ") for pair in PAIRS]
+    pairs = [
+        values.sel(role=possible, drop=True) - values.sel(role=impossible, drop=True) for possible, impossible in roles
     ]
-    given = surprise.CONDITIONS.index("second half, first given clean")
-    error = np.concatenate(parts, axis=2)[given].mean(0)
-    return error[:, 2:] - error[:, :2]
+    return xr.concat(pairs, xr.Variable("pair", list(PAIRS))).transpose("scene", "pair").reset_coords(drop=True)
 
 
-def showing(lens: DiTLens, test: Sequence[Quadruplet], config: Config) -> Float[np.ndarray, "measure q 2"]:
-    """Margins of the model's own continuations of A and of B."""
-    parts: list[np.ndarray] = []
-    for batch in batches(test, config.batch_size, f"{lens.name}, continuations"):
+def showing(lens: DiTLens, test: Sequence[Scene], config: Config) -> Float[xr.DataArray, "measure scene pair"]:
+    """Margins of the model's continuations of A and of B."""
+    parts: list[xr.DataArray] = []
+    for batch in alike(test, config.batch_size, frames_of(test), f"{lens.name}, continuations"):
         halves = FirstHalves.of(lens, batch, config.seed)
-        found = behaviour.margins(lens, halves, behaviour.continued(lens, halves, config.sampling))
-        parts.append(found.T.reshape(-1, 2, len(batch)).swapaxes(1, 2))
-    return np.concatenate(parts, axis=1)
+        values = behaviour.margins(lens, halves, behaviour.continued(lens, halves, config.sampling))
+        names = {"measure": list(MEASURES[2:]), "pair": list(PAIRS), "scene": [scene.id for scene in batch]}
+        by_pair = values.T.reshape(-1, len(PAIRS), len(batch))
+        parts.append(xr.DataArray(by_pair, names, ("measure", "pair", "scene")))
+    return xr.concat(parts, "scene")
 
 
-def true_clips(lens: DiTLens, batch: Sequence[Quadruplet]) -> xr.Dataset:
-    """What the tracker makes of true clips through the autoencoder.
+def true_clips(lens: DiTLens, batch: Sequence[Scene]) -> xr.Dataset:
+    """The tracker's results on true clips that passed the autoencoder.
 
     Returns:
-        `ceiling` (quadruplet, role), the margins of all four clips, and `found` (quadruplet, half, count), what it
-        finds of the object in A and B: see `forcing.ceiling`.
+        `ceiling` (scene, role), the margins of all four clips, and `found` (scene, half, count), its detections of the
+        object in A and B: see `truth.ceiling`.
     """
     halves = FirstHalves.of(lens, batch)
-    margin = [behaviour.margins(lens, halves, made)[:, 0] for made in (halves.possible, halves.impossible)]
-    values = np.concatenate(margin).reshape(len(ROLES), len(batch)).T
-    ceiling = xr.DataArray(values, {"quadruplet": [q.id for q in batch], "role": list(ROLES)}, ("quadruplet", "role"))
-    found = forcing.ceiling(lens, batch).drop_vars("hidden").rename(role="half")
-    return xr.Dataset({"ceiling": ceiling, "found": found})
-
-
-def by_property(result: xr.Dataset) -> dict[str, np.ndarray]:
-    """Which quadruplets each row is about: all crossed ones, then every property of which there are two or more."""
-    rows = {ALL: np.flatnonzero(result.crossed.values)}
-    rows |= {str(p): np.flatnonzero(result.property.values == p) for p in dict.fromkeys(result.property.values)}
-    return {name: chosen for name, chosen in rows.items() if len(chosen) > 1}
-
-
-def preferred(result: xr.Dataset) -> xr.DataArray:
-    """(model, measure, quadruplet): 1 where its possible clips win, 0 where they lose, or one half."""
-    totals = result.margin.sum("pair")
-    return totals.copy(data=behaviour.shown(totals.values))
-
-
-def scores(result: xr.Dataset) -> xr.Dataset:
-    """Share of quadruplets whose possible clips win (property, measure, model), with its 95% interval.
-
-    `ceiling` (property) is the same share by the tracker for what shows the truth: A and B through the autoencoder
-    count where they win, C and D where they lose.
-    """
-    votes, rows = preferred(result).transpose("quadruplet", "measure", "model"), []
-    truth = result.ceiling.transpose("quadruplet", "role").values
-    right = behaviour.shown(np.stack([truth[:, :2].sum(1), -truth[:, 2:].sum(1)])).mean(0)
-    for chosen in by_property(result).values():
-        here = votes.values[chosen]
-        ends = zip(("share", "low", "high"), stats.bootstrap_ratio(here, np.ones_like(here)), strict=True)
-        row = {name: (("measure", "model"), values) for name, values in ends}
-        rows.append(xr.Dataset(row | {"ceiling": right[chosen].mean(), "n": len(chosen)}))
-    named = {"measure": votes.measure.values, "model": votes.model.values}
-    return xr.concat(rows, xr.Variable("property", list(by_property(result)))).assign_coords(named)
-
-
-def gap(result: xr.Dataset, model: str) -> tuple[float, float, float]:
-    """How much larger the share of knowing is than that of showing, in crossed quadruplets, with its 95% interval."""
-    votes = preferred(result).sel(model=model).isel(quadruplet=by_property(result)[ALL])
-    values = (votes.sel(measure=LEAD[0]) - votes.sel(measure=LEAD[-1])).values
-    estimate, low, high = stats.bootstrap_ratio(values, np.ones_like(values))
-    return float(estimate), float(low), float(high)
-
-
-def table(result: xr.Dataset) -> str:
-    """The tracker on true clips first; then by model and measure: share with interval, and by property; and the gap."""
-    measured = scores(result)
-    properties = [str(p) for p in measured.property.values if p != ALL]
-    lines = [*_ceiling(result, measured), ""]
-    lines.append(
-        f"share of {int(measured.n.sel(property=ALL))} crossed test quadruplets whose possible clips win (95%"
-        " interval), and by property; chance is .5"
-    )
-    lines.append(f"{'':42s}{ALL:20s}" + "".join(f"{p:>12s}" for p in properties))
-    for model in measured.model.values:
-        for measure in MEASURES:
-            row = measured.sel(model=model, measure=measure)
-            whole = "{:.2f} [{:.2f}, {:.2f}]".format(
-                *(float(row[k].sel(property=ALL)) for k in ("share", "low", "high"))
-            )
-            cells = "".join(f"{float(row.share.sel(property=p)):12.2f}" for p in properties)
-            lines.append(f"{str(model)[-20:]:22s}{measure:20s}{whole:20s}{cells}")
-        more, low, high = gap(result, str(model))
-        lines.append(f"{'':22s}{'knowing - showing':20s}{more:+.2f} [{low:+.2f}, {high:+.2f}]")
-    return "\n".join(lines)
-
-
-def _ceiling(result: xr.Dataset, measured: xr.Dataset) -> list[str]:
-    found = forcing_scores.scores(result.found.rename(half="role"))
-    cells = ", ".join(f"{name} {float(found[name]):.2f}" for name in forcing_scores.SHARES)
-    clips = behaviour.shown(result.ceiling.transpose("quadruplet", "role").values * np.array([1, 1, -1, -1])).mean(1)
-    shares = ", ".join(
-        f"{name} {float(measured.ceiling.sel(property=name)):.2f} ({clips[chosen].mean():.2f})"
-        for name, chosen in by_property(result).items()
-    )
-    return [
-        f"the tracker on {4 * result.sizes['quadruplet']} true clips through the autoencoder, second half: {cells}",
-        f"quadruplets (and single clips) taken for what they are, possible or not: {shares}",
+    margin = [
+        behaviour.margins(lens, halves, continuation)[:, 0] for continuation in (halves.possible, halves.impossible)
     ]
+    values = np.concatenate(margin).reshape(len(ROLES), len(batch)).T
+    ceiling = xr.DataArray(values, {"scene": [scene.id for scene in batch], "role": list(ROLES)}, ("scene", "role"))
+    tracked = truth.ceiling(lens, batch).drop_vars("hidden").rename(role="half")
+    return xr.Dataset({"ceiling": ceiling, "found": tracked})
 
 
-if __name__ == "__main__":
-    from figures.know_and_show import draw
+def frames_of(scenes: Sequence[Scene]) -> int:
+    """The number of frames of a clip; scenes that break at the same frame can be continued in one batch."""
+    return len(scenes[0].clips[0].frames)
 
-    main(Config, run, table, draw, "know_and_show", __doc__)
+
+if CONFIG is not None:
+    answer(CONFIG, run)

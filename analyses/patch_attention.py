@@ -1,9 +1,15 @@
-"""Through which part of a head does plausibility come: its queries, keys, values or pattern?
+"""Which part of a head carries plausibility: its queries, keys, values or pattern?
 
-Method: one part of one head is taken from another clip of the quadruplet, the others stay. z is all of them together.
-Pairs, route, probe, controls and the split of effects by label and content are those of `patch_heads`.
+Why: `patch_heads` names heads; this says whether a head matters by where it attends (queries, keys, pattern) or by what
+it moves (values).
 
-Output: figures/data/patch_attention.nc with effects (model, quadruplet, pair, step, part, block, head, readout).
+Method: one part of one head is taken from another clip of the scene, the other parts stay; z is all of them together.
+Pairs, path, probe, controls and the split of effects into label effect and content are those of `patch_heads`.
+
+Controls: those of `patch_heads`.
+
+Output: patch_attention-*.nc with effects (model, scene, pair, step, part, block, head, readout).
+
 Cost: about five minutes of one core with the defaults.
 """
 
@@ -12,33 +18,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import xarray as xr
-
-from analyses.command import main
-from analyses.pairs import Exchange, Metrics, Options, measure
-from analyses.pairs_table import table
-from dit_lens.lens import DiTLens
-from dit_lens.patching import patch_attention
+from analyses.command import answer, asked
+from dit_lens.studies import PatchStudy, Size
 
 
 @dataclass(frozen=True)
-class Config(Options):
+class Config(PatchStudy):
     """Options of the analysis."""
 
     parts: tuple[str, ...] = ("q", "k", "v", "pattern", "z")
-    """Short names of attention hook points."""
+    """Parts of a head to patch, by the short names of their hook points."""
+
+    def places(self, size: Size) -> int:
+        """Every part of every head."""
+        return size.blocks * size.heads * len(self.parts)
+
+
+CONFIG = asked(Config, __name__)
+
+import xarray as xr
+
+from dit_lens import patching
+from dit_lens.lens import DiTLens
+from dit_lens.studies.exchanges import Exchange, Metrics, measure
 
 
 def run(config: Config) -> xr.Dataset:
-    """The effects of all models; see `pairs.measure`."""
+    """The effects of all models; see `exchanges.measure`."""
 
     def patch(lens: DiTLens, exchange: Exchange, steps: Sequence[int], metrics: Metrics) -> xr.Dataset:
-        return patch_attention(lens, exchange.clean, exchange.corrupted, steps, metrics, config.parts)
+        return patching.patch_attention(lens, exchange.clean, exchange.corrupted, steps, metrics, parts=config.parts)
 
     return measure(config, patch)
 
 
-if __name__ == "__main__":
-    from figures.patch_attention import draw
-
-    main(Config, run, table, draw, "patch_attention", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

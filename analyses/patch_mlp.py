@@ -1,9 +1,15 @@
-"""Which layers bring plausibility, at which latent frames: attention or MLP?
+"""Which layers carry plausibility, at which latent frames: attention or MLP?
 
-Method: what a layer adds to the stream at the tokens of one latent frame is taken from another clip of the quadruplet.
-Pairs, route, probe, controls and the split of effects by label and content are those of `patch_heads`.
+Why: heads move information between frames, MLPs compute within a token. Patching both in one unit, by frame, compares
+them.
 
-Output: figures/data/patch_mlp.nc with effects (model, quadruplet, pair, step, write, block, frame, readout).
+Method: what a layer adds to the stream at the tokens of one latent frame is taken from another clip of the scene.
+Pairs, path, probe, controls and the split of effects into label effect and content are those of `patch_heads`.
+
+Controls: those of `patch_heads`.
+
+Output: patch_mlp-*.nc with effects (model, scene, pair, step, write, block, frame, readout).
+
 Cost: about four minutes of one core with the defaults.
 """
 
@@ -12,35 +18,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import xarray as xr
-
-from analyses.command import main
-from analyses.pairs import Exchange, Metrics, Options, measure
-from analyses.pairs_table import table
-from dit_lens.lens import DiTLens
-from dit_lens.patching import frames_of, patch_writes
+from analyses.command import answer, asked
+from dit_lens.studies import PatchStudy, Size
 
 
 @dataclass(frozen=True)
-class Config(Options):
+class Config(PatchStudy):
     """Options of the analysis."""
 
     writes: tuple[str, ...] = ("attn_out", "mlp_out")
-    """What a block adds to the stream."""
+    """Which writes of a block to patch."""
+
+    def places(self, size: Size) -> int:
+        """Every write of every block, at some five latent frames."""
+        return size.blocks * len(self.writes) * 5
+
+
+CONFIG = asked(Config, __name__)
+
+import xarray as xr
+
+from dit_lens.lens import DiTLens
+from dit_lens.patching import frames_of, patch_writes
+from dit_lens.studies.exchanges import Exchange, Metrics, measure
 
 
 def run(config: Config) -> xr.Dataset:
-    """The effects of all models; see `pairs.measure`."""
+    """The effects of all models; see `exchanges.measure`."""
 
     def patch(lens: DiTLens, exchange: Exchange, steps: Sequence[int], metrics: Metrics) -> xr.Dataset:
-        frames = lens.model.grid(exchange.clean[steps[0]]).frames
-        found = patch_writes(lens, exchange.clean, exchange.corrupted, steps, metrics, config.writes, frames_of(frames))
-        return found.rename(region="frame")
+        frames = frames_of(lens.model.grid(exchange.clean[steps[0]]).frames)
+        effects = patch_writes(
+            lens, exchange.clean, exchange.corrupted, steps, metrics, writes=config.writes, regions=frames
+        )
+        return effects.rename(region="frame")
 
     return measure(config, patch)
 
 
-if __name__ == "__main__":
-    from figures.patch_mlp import draw
-
-    main(Config, run, table, draw, "patch_mlp", __doc__)
+if CONFIG is not None:
+    answer(CONFIG, run)

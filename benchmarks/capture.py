@@ -156,15 +156,15 @@ def _to_cpu(x: Tensor) -> Tensor:
 
 def ways() -> dict[str, Way]:
     """Every way by "thing/way"; TraceDict only where baukit is installed."""
-    found: dict[str, Way] = {PLAIN: plain}
+    by_name: dict[str, Way] = {PLAIN: plain}
     for thing, point, inside in (("resid_post", "hook_resid_post", ""), ("z", "attn.hook_z", "attn1.to_out.0")):
-        found[f"{thing}/dit_lens"] = by_lens(point)
-        found[f"{thing}/plain hooks, pooled"] = by_hooks(inside, _mean, _same)
-        found[f"{thing}/plain hooks, kept"] = by_hooks(inside, _same, _mean)
+        by_name[f"{thing}/dit_lens"] = by_lens(point)
+        by_name[f"{thing}/plain hooks, pooled"] = by_hooks(inside, _mean, _same)
+        by_name[f"{thing}/plain hooks, kept"] = by_hooks(inside, _same, _mean)
         if not missing("baukit"):
-            found[f"{thing}/TraceDict"] = by_trace_dict(inside)
-    found["resid_post/all to CPU float32"] = by_hooks("", _to_cpu, _mean)
-    return found
+            by_name[f"{thing}/TraceDict"] = by_trace_dict(inside)
+    by_name["resid_post/all to CPU float32"] = by_hooks("", _to_cpu, _mean)
+    return by_name
 
 
 def check(of: Subject) -> float:
@@ -175,14 +175,14 @@ def check(of: Subject) -> float:
     """
     worst, first = 0.0, {}
     for name, way in ways().items():
-        thing, found = name.split("/")[0], way(of)
+        thing, captured = name.split("/")[0], way(of)
         if name == PLAIN:
             continue
-        expected = first.setdefault(thing, found)
-        if len(found) != of.lens.blocks:
-            raise ValueError(f"got {len(found)} activations from {name} · expected one of each block")
-        for one, other in zip(found, expected, strict=True):
-            worst = max(worst, float((one - other).abs().max() / other.abs().max()))
+        expected = first.setdefault(thing, captured)
+        if len(captured) != of.lens.blocks:
+            raise ValueError(f"got {len(captured)} activations from {name} · expected one of each block")
+        for a, b in zip(captured, expected, strict=True):
+            worst = max(worst, float((a - b).abs().max() / b.abs().max()))
     if worst > TOLERANCE:
         raise ValueError(f"got captures that differ by {worst:.1e} · expected at most {TOLERANCE}")
     return worst
@@ -193,12 +193,12 @@ def table(spent: Mapping[str, list[tuple[float, float]]], held: Mapping[str, tup
     rows = [f"{'':<32}{'wall':>8}{'ratio':>8}{'(lowest, highest)':>19}{'CPU ratio':>11}{'peak':>10}{'above':>10}"]
     for name, taken in spent.items():
         ratios, cpu = (
-            [own[i] / base[i] for own, base in zip(taken, spent[PLAIN], strict=True)] for i in (0, 1)
+            [times[i] / base[i] for times, base in zip(taken, spent[PLAIN], strict=True)] for i in (0, 1)
         )  # of the same round
         median, (peak, above) = statistics.median, held[name]
         spread = f"({min(ratios):.3f}, {max(ratios):.3f})"
         rows.append(
-            f"{name:<32}{median(own[0] for own in taken):>6.2f} s{median(ratios):>8.3f}{spread:>19}"
+            f"{name:<32}{median(times[0] for times in taken):>6.2f} s{median(ratios):>8.3f}{spread:>19}"
             f"{median(cpu):>11.3f}{peak:>6.0f} MiB{above:>6.0f} MiB"
         )
     if absent := missing("baukit"):

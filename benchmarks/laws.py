@@ -3,7 +3,8 @@
 Over the small random models of the tests, of the stock diffusers classes, in three dtypes. A model comes by its dtype
 through `from_pretrained`, which keeps in float32 what must stay so (`.to(bfloat16)` would not). Deviations are the
 largest of a model, relative to the largest value of the tensor they concern; of idle and identity they are absolute,
-and 0 is to the bit. Stock classes compute in float32 in places, whatever they are loaded in.
+and 0 is to the bit. So it is of between, but for positions that are added to an embedding. Stock classes compute in
+float32 in places, whatever they are loaded in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dit_lens.running import HookedTransformer
 from tests.small_models import SMALL, build
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-LAWS = ("sum", "heads", "attention", "idle", "identity")
+LAWS = ("sum", "heads", "attention", "idle", "identity", "between")
 
 
 def loaded(transformer: Any, dtype: torch.dtype) -> Any:
@@ -33,9 +34,9 @@ def loaded(transformer: Any, dtype: torch.dtype) -> Any:
 def row(name: str, dtype: torch.dtype) -> tuple[int, dict[str, float], float]:
     """Number of hook points, largest deviation by law, and what is allowed of it."""
     model = HookedTransformer(loaded(build(name), dtype), f"small {name}")
-    found = laws.findings(model)
-    worst = {law: max(finding.deviation for finding in found if finding.law == law) for law in LAWS}
-    return len(model.table.points), worst, max(finding.tolerance for finding in found)
+    findings = laws.findings(model)
+    worst = {law: max(finding.deviation for finding in findings if finding.law == law) for law in LAWS}
+    return len(model.table.points), worst, max(finding.tolerance for finding in findings)
 
 
 def table(names: Sequence[str] = tuple(SMALL), dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[str]:

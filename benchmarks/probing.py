@@ -81,8 +81,8 @@ class Problem:
 def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     """Seconds, and what came back."""
     began = time.perf_counter()
-    found = function()
-    return time.perf_counter() - began, found
+    result = function()
+    return time.perf_counter() - began, result
 
 
 def compare(config: Config, problem: Problem, labels: np.ndarray, plain: int) -> str:
@@ -95,9 +95,9 @@ def compare(config: Config, problem: Problem, labels: np.ndarray, plain: int) ->
         )
         for _ in range(config.rounds)
     ]
-    fast = float(np.median([one[0] for one, _ in turns]))
-    slow = float(np.median([other[0] for _, other in turns])) * labels.shape[1] / plain
-    apart = max(np.abs(one[1][..., :plain] - other[1]).max() for one, other in turns)
+    fast = float(np.median([ours[0] for ours, _ in turns]))
+    slow = float(np.median([theirs[0] for _, theirs in turns])) * labels.shape[1] / plain
+    apart = max(np.abs(ours[1][..., :plain] - theirs[1]).max() for ours, theirs in turns)
     highest = np.abs(turns[0][1][1]).max()
     return (
         f"{labels.shape[1]:4d} labellings: grid {fast:.2f} s, scikit-learn ({config.solver}) {slow:.2f} s,"

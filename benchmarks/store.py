@@ -24,17 +24,16 @@ import torch
 import tyro
 
 from dit_lens import datasets
-from dit_lens.capture import Route, batches, travel
-from dit_lens.clips import Quadruplet
-from dit_lens.filling import Recipe, Take, fill, survey
+from dit_lens.capture import NoisePath, Recipe, Take, batches, fill, survey, trajectory_of
+from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
-from dit_lens.store import Filling, Plan, Variable, open_store
+from dit_lens.store import Plan, StoreWriter, Variable, open_store
 from dit_lens.store.shards import Packing
 from dit_lens.tensor_file import to_bits
 
 POINTS = ("blocks.*.hook_resid_post", "blocks.*.attn.hook_z")
 STEPS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19)
-ROUTE = Route("noising", 20)  # so that only forwards that are captured are timed
+PATH = NoisePath("noising", 20)  # so that only forwards that are captured are timed
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Config:
     steps: int = 10
     """How many."""
     batch_size: int = 8
-    """Quadruplets to a batch."""
+    """Scenes to a batch."""
     gigabytes: float = 1.0
     """To write, of disk."""
     rounds: int = 5
@@ -60,7 +59,7 @@ class Config:
 def recipe(config: Config) -> Recipe:
     """Token means of every block's output and of every head's z."""
     takes = tuple(Take.parse(f"{point}=mean") for point in POINTS)
-    return Recipe(takes, STEPS[-config.steps :], ROUTE, config.batch_size)
+    return Recipe(takes, STEPS[-config.steps :], PATH, config.batch_size)
 
 
 def clock() -> np.ndarray:
@@ -75,41 +74,41 @@ def peak() -> float:
 
 
 def forget_peak() -> None:
-    """Counts anew."""
+    """Counts again."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def load(config: Config, clips: int) -> tuple[DiTLens, Sequence[Quadruplet]]:
+def load(config: Config, clips: int) -> tuple[DiTLens, Sequence[Scene]]:
     """Mini-wan and so many clips."""
     return DiTLens.from_pretrained("mini-wan"), datasets.load("miniphys", split="test", quadruplets=clips // 4)
 
 
 @torch.no_grad()
-def plain(lens: DiTLens, split: Sequence[Quadruplet], config: Config) -> None:
+def plain(lens: DiTLens, split: Sequence[Scene], config: Config) -> None:
     """The same forwards, nothing captured."""
     for batch in batches(split, config.batch_size):
-        path = travel(lens, batch, ROUTE)
+        path = trajectory_of(lens, batch, PATH)
         for step in STEPS[-config.steps :]:
             lens.run_with_cache(path, step, names_filter=())
 
 
 @torch.no_grad()
-def as_files(lens: DiTLens, split: Sequence[Quadruplet], config: Config, folder: Path) -> None:
+def as_files(lens: DiTLens, split: Sequence[Scene], config: Config, folder: Path) -> None:
     """Full outputs to the CPU in float32, one file for each clip and step."""
     for batch in batches(split, config.batch_size):
-        path = travel(lens, batch, ROUTE)
+        path = trajectory_of(lens, batch, PATH)
         for step in STEPS[-config.steps :]:
             _, cache = lens.run_with_cache(path, step, names_filter=POINTS)
             full = {name: value.float().cpu() for name, value in cache.items()}
             for i, clip in enumerate(path.clip_ids):
-                one = {name: value[i].clone() for name, value in full.items()}
-                torch.save(one, folder / f"{clip.replace('/', '-')}-{step}.pt")
+                tensors = {name: value[i].clone() for name, value in full.items()}
+                torch.save(tensors, folder / f"{clip.replace('/', '-')}-{step}.pt")
 
 
-def capture(lens: DiTLens, split: Sequence[Quadruplet], config: Config, folder: Path) -> None:
+def capture(lens: DiTLens, split: Sequence[Scene], config: Config, folder: Path) -> None:
     """To a store; the survey before it included."""
     plan, _ = survey(lens, split, recipe(config))
-    fill(lens, split, recipe(config), Filling(folder, plan, "{}"))
+    fill(lens, split, recipe(config), StoreWriter(folder, plan, "{}"))
 
 
 def time_capture(config: Config) -> None:
@@ -120,11 +119,11 @@ def time_capture(config: Config) -> None:
     spent = np.zeros((2, 2))
     for i, start in enumerate(range(0, len(split), part)):
         some = [split[number] for number in range(start, min(start + part, len(split)))]
-        made = Plan(**{**vars(plan), "batches": -(-len(some) // config.batch_size), "clips": 4 * len(some)})
+        part_plan = Plan(**{**vars(plan), "batches": -(-len(some) // config.batch_size), "clips": 4 * len(some)})
         turns: list[Callable[[], None]] = [
             lambda some=some: plain(lens, some, config),
-            lambda some=some, i=i, made=made: fill(
-                lens, some, recipe(config), Filling(config.folder / f"{i}", made, "{}")
+            lambda some=some, i=i, part_plan=part_plan: fill(
+                lens, some, recipe(config), StoreWriter(config.folder / f"{i}", part_plan, "{}")
             ),
         ]
         for which in (0, 1) if i % 2 else (1, 0):
@@ -151,7 +150,7 @@ def measure_memory(config: Config) -> None:
     for clips in config.clips:
         lens, split = load(config, clips)
 
-        def told(name: str, work: Callable[[], None], clips: int = clips) -> None:
+        def report(name: str, work: Callable[[], None], clips: int = clips) -> None:
             forget_peak()
             before, begun = peak(), clock()
             work()
@@ -161,9 +160,11 @@ def measure_memory(config: Config) -> None:
 
         folder = config.folder / f"{clips}"
         if clips == config.clips[0]:
-            in_own_process(lambda lens=lens, split=split, told=told: told("plain", lambda: plain(lens, split, config)))
+            in_own_process(
+                lambda lens=lens, split=split, report=report: report("plain", lambda: plain(lens, split, config))
+            )
         in_own_process(
-            lambda lens=lens, split=split, folder=folder, told=told: told(
+            lambda lens=lens, split=split, folder=folder, report=report: report(
                 "captured", lambda: capture(lens, split, config, folder)
             )
         )
@@ -176,30 +177,30 @@ def time_disk(config: Config) -> None:
     variable = Variable("x.none", ("feature",), tuple(cell.shape[1:]), "float32")
     levels = tuple(float(step) for step in range(steps))
     plan = Plan((variable,), tuple(range(steps)), levels, levels, config.rounds, config.rounds, {}, "none")
-    filling, raw = Filling(config.folder / "store", plan, "{}"), config.folder / "raw"
-    filling.begin()
+    writer, raw = StoreWriter(config.folder / "store", plan, "{}"), config.folder / "raw"
+    writer.begin()
     spent = np.zeros((1 + config.rounds, 3, 2))
     for i in range(1 + config.rounds):
-        turns = [lambda: as_shard(filling, cell), lambda: as_file(raw, cell, steps), lambda: digest(cell, steps)]
+        turns = [lambda: as_shard(writer, cell), lambda: as_file(raw, cell, steps), lambda: digest(cell, steps)]
         for which in (0, 1, 2) if i % 2 else (2, 1, 0):
             begun = clock()
             turns[which]()
             spent[i, which] = clock() - begun
-            for path in (raw, *filling.folder.glob("*.h5")):
+            for path in (raw, *writer.folder.glob("*.h5")):
                 path.unlink(missing_ok=True)
     size, (writer, plain, hashed) = steps * cell.nbytes / 1e6, np.median(spent[1:], axis=0)
     for name, (wall, processor) in {"writer, sha256 included": writer, "raw": plain, "sha256 alone": hashed}.items():
         print(f"{name}: {size / wall:.0f} MB/s ({processor:.2f} s of processor in {wall:.2f} s)")
     print(f"writer / raw: {plain[0] / writer[0]:.2f}; writer / (raw, then sha256):", end=" ")
     print(f"{(plain + hashed)[0] / writer[0]:.2f}; medians of {config.rounds} turns of {size:.0f} MB")
-    print("MB/s by turn (writer, raw): " + "  ".join(f"{one:.0f}, {two:.0f}" for one, two in size / spent[1:, :2, 0]))
+    print("MB/s by turn (writer, raw): " + "  ".join(f"{a:.0f}, {b:.0f}" for a, b in size / spent[1:, :2, 0]))
 
 
-def as_shard(filling: Filling, cell: torch.Tensor) -> None:
+def as_shard(writer: StoreWriter, cell: torch.Tensor) -> None:
     """The store's first batch, with the same cell at every step."""
     columns = {"id": ["x"], "group": ["x"], "role": ["x"], "property": ["x"], "possible": [None]}
-    with filling.claim(0), filling.shard(0, columns) as shard:
-        for step in range(len(filling.plan.steps)):
+    with writer.claim(0), writer.shard(0, columns) as shard:
+        for step in range(len(writer.plan.steps)):
             shard.put(step, {("x.none", None): cell})
 
 
@@ -222,7 +223,7 @@ def digest(cell: torch.Tensor, times: int) -> None:
 def time_packing(config: Config) -> None:
     """What shuffling and deflating leaves of the last block's output, whole and averaged, and its pace."""
     lens, split = load(config, 16)
-    path = travel(lens, list(split), ROUTE)
+    path = travel(lens, list(split), PATH)
     point = f"blocks.{lens.blocks - 1}.hook_resid_post"
     for dtype in (torch.float32, torch.bfloat16):
         _, cache = lens.run_with_cache(path, STEPS[5], names_filter=point, dtype=dtype)
@@ -243,7 +244,7 @@ def time_files(config: Config) -> None:
     lens, split = load(config, config.clips[0])
     (config.folder / "files").mkdir()
 
-    def told(name: str, work: Callable[[], None], size: Callable[[], int]) -> None:
+    def report(name: str, work: Callable[[], None], size: Callable[[], int]) -> None:
         forget_peak()
         before, begun = peak(), clock()
         work()
@@ -252,8 +253,8 @@ def time_files(config: Config) -> None:
         print(f"peak {peak():.0f} MB ({before:.0f} before)", flush=True)
 
     store, files = config.folder / "store", config.folder / "files"
-    captured = lambda: told("store", lambda: capture(lens, split, config, store), lambda: open_store(store).bytes)  # noqa: E731
-    usual = lambda: told(  # noqa: E731
+    captured = lambda: report("store", lambda: capture(lens, split, config, store), lambda: open_store(store).bytes)  # noqa: E731
+    usual = lambda: report(  # noqa: E731
         "files", lambda: as_files(lens, split, config, files), lambda: sum(f.stat().st_size for f in files.iterdir())
     )
     in_own_process(captured)

@@ -87,9 +87,9 @@ def task(name: str, device: str = "cpu") -> Task:
     torch.manual_seed(0)
     model: Any
     if name == "mini-wan":
-        pipeline, told = load_pipeline(name)
+        pipeline, conditioning = load_pipeline(name)
         model, latent, readout = pipeline.transformer, MINI_WAN, MINI_READOUT
-        text = told.tensors["encoder_hidden_states"] if told else torch.zeros(1, 1, 1)
+        text = conditioning.tensors["encoder_hidden_states"] if conditioning else torch.zeros(1, 1, 1)
     else:
         shape = SHAPES[name]
         model, latent, readout = _random(shape), shape.latent, shape.readout
@@ -100,8 +100,8 @@ def task(name: str, device: str = "cpu") -> Task:
 
     def call() -> dict[str, object]:
         x = torch.randn(1, config.in_channels, *latent).to(device)
-        told = {"timestep": time, "encoder_hidden_states": text.to(device), "return_dict": False}
-        return {"hidden_states": x, **told}
+        arguments = {"timestep": time, "encoder_hidden_states": text.to(device), "return_dict": False}
+        return {"hidden_states": x, **arguments}
 
     width = config.num_attention_heads * config.attention_head_dim
     probe = Probe(torch.randn(width), 0.0, 1.0, Reads(f"blocks.{readout}.hook_resid_post", 0, 0.5, name))
@@ -131,31 +131,31 @@ def runners(of: Task, chosen: tuple[str, ...] = ()) -> dict[str, Runner]:
     return {name: WAYS[name](of) for name in names if not missing(NEEDS.get(name, "torch"))}
 
 
-def deviations(found: Mapping[str, Tensor | None]) -> dict[str, float]:
+def deviations(effects_by_way: Mapping[str, Tensor | None]) -> dict[str, float]:
     """Per way the largest difference from the plain hooks' effects, over the largest of these; of heads it did run.
 
     Raises:
         ValueError: a way leaves heads out that it should not, or is further off than rounding.
     """
-    expected = found[REFERENCE]
+    expected = effects_by_way[REFERENCE]
     assert expected is not None
-    largest, told = float(expected.abs().max()), {}
-    for name, effects in found.items():
+    largest, result = float(expected.abs().max()), {}
+    for name, effects in effects_by_way.items():
         if effects is None:
             continue
         absent = effects.isnan()
-        told[name] = float((effects - expected)[~absent].abs().max()) / largest
-        if (absent.any() and name != SCREENED) or told[name] > TOLERANCE:
+        result[name] = float((effects - expected)[~absent].abs().max()) / largest
+        if (absent.any() and name != SCREENED) or result[name] > TOLERANCE:
             raise ValueError(
-                f"got effects by {name!r} that differ by {told[name]:.1e} of the largest, {int(absent.sum())} absent"
+                f"got effects by {name!r} that differ by {result[name]:.1e} of the largest, {int(absent.sum())} absent"
                 f" · expected all of them to {TOLERANCE}"
             )
-    return told
+    return result
 
 
-def top_found(found: Mapping[str, Tensor | None]) -> str:
+def top_found(effects_by_way: Mapping[str, Tensor | None]) -> str:
     """How many of the heads with the largest effects are among those that the screened sweep verified."""
-    expected, screened = found[REFERENCE], found.get(SCREENED)
+    expected, screened = effects_by_way[REFERENCE], effects_by_way.get(SCREENED)
     if expected is None or screened is None:
         return ""
     largest = expected.flatten().abs().topk(min(TOP, expected.numel())).indices
@@ -167,8 +167,8 @@ def table(config: Config, name: str) -> list[str]:
     """A row for each way."""
     of = task(name, config.device)
     ready = runners(of, config.ways)
-    found = {way: run() for way, run in ready.items()}  # and every way is warm
-    off = deviations(found)
+    effects = {way: run() for way, run in ready.items()}  # and every way is warm
+    off = deviations(effects)
     spent = times(ready, config.rounds)
     alone = replace(config, shapes=(name,))
     rows = [f"{'':<20}{'seconds':>10}{'ratio':>8}{'(lowest, highest)':>19}{'peak':>11}{'above':>11}{'deviation':>11}"]
@@ -176,15 +176,15 @@ def table(config: Config, name: str) -> list[str]:
         if way not in ready:
             rows += [f"{way:<20}  {missing(NEEDS.get(way, 'torch')) or 'not asked for'}"]
             continue
-        ratios = [own[0] / floor[0] for own, floor in zip(spent[way], spent[FLOOR], strict=True)]
-        seconds = statistics.median(own[0] for own in spent[way])
+        ratios = [turn[0] / floor[0] for turn, floor in zip(spent[way], spent[FLOOR], strict=True)]
+        seconds = statistics.median(turn[0] for turn in spent[way])
         peak, above = in_own_process("benchmarks.sweep", alone, way)
         spread = f"({min(ratios):.2f}, {max(ratios):.2f})"
         rows.append(
             f"{way:<20}{seconds:>8.2f} s{statistics.median(ratios):>8.2f}{spread:>19}"
             f"{peak:>7.0f} MiB{above:>7.0f} MiB{off.get(way, float('nan')):>11.0e}"
         )
-    return [*rows, top_found(found)]
+    return [*rows, top_found(effects)]
 
 
 @torch.no_grad()

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dit_lens import tracker
-from dit_lens.datasets.miniphys import MiniPhys
-from dit_lens.datasets.miniphys.scenes import COLOURS, SHAPES
 from dit_lens.models.codec import fit_patch_pca
+from dit_lens.toy import tracker
+from dit_lens.toy.miniphys import MiniPhys
+from dit_lens.toy.miniphys.scenes import COLOURS, SHAPES
 from dit_lens.video import psnr, to_frames, to_tensor
 
 QUADRUPLETS = 132  # twelve of each property
@@ -29,7 +29,7 @@ Spoil = Callable[[np.ndarray], np.ndarray]
 def round_trip(size: int) -> Spoil:
     """A codec's decoding of its encoding of frames; the codec is fitted on the pretrain split."""
     sample = MiniPhys("pretrain", CODEC_SAMPLE, size=size)
-    codec = fit_patch_pca(to_tensor(np.stack([q.a.frames, q.b.frames])) for q in sample)
+    codec = fit_patch_pca(to_tensor(np.stack([q["A"].frames, q["B"].frames])) for q in sample)
 
     @torch.no_grad()
     def spoil(frames: np.ndarray) -> np.ndarray:
@@ -43,14 +43,14 @@ def report(name: str, split: str, size: int, options: dict, spoil: Spoil) -> Non
     """Two rows, of main objects and of distractors, and what else there is to say of a split."""
     matches, seconds, frames, likeness = [], 0.0, 0, []
     for quadruplet in MiniPhys(split, QUADRUPLETS, size=size):
-        for clip in (quadruplet.a, quadruplet.b):
+        for clip in (quadruplet["A"], quadruplet["B"]):
             shown = spoil(clip.frames)
             likeness.append(float(psnr(to_tensor(shown), to_tensor(clip.frames))))
             start = time.process_time()
-            found = tracker.track(shown, **options)
+            detections = tracker.track(shown, **options)
             seconds += time.process_time() - start
             frames += len(shown)
-            matches += tracker.compare(found, clip)
+            matches += tracker.compare(detections, clip)
     rows = {
         "main": [m for m in matches if m.radius >= MAIN],
         "main, taken to be whole": [m for m in matches if m.radius >= MAIN and m.found and m.found.whole],

@@ -1,80 +1,82 @@
-"""Ablation: what is missing where an activation is taken away; named questions over sweeps.
+"""Ablation: the effect of replacing activations of heads, layers or attention by ones without information.
 
-A replacement says what takes the place of what is taken away:
+A replacement is what an ablated activation is replaced by:
 
-- `zero`: nothing;
+- `zero`: zeros;
 - `mean_of`: the mean over other clips, at each token (Wang et al. 2022);
 - `resampled`: another clip's activation, in the same run (causal scrubbing's resample ablation, Chan et al. 2022);
-- `random_write`: a write in a random direction, as long at each token as the head's own: what a change of that size
-  does whatever it carries, the control of the others.
+- `random_write`: a random vector, as long at each token as the head's write, is added to the stream: the effect of any
+  change of that size, a control for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from dit_lens import edits
+from dit_lens.arguments import integers, strings, triple
+from dit_lens.axes import Region
 from dit_lens.cache.decomposition import head_writes
-from dit_lens.edits import Tokens
 from dit_lens.hook_points import Hook
+from dit_lens.interventions import Intervention, Path, over
+from dit_lens.interventions.intervention import PointEdit
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import Metric
-from dit_lens.running import Evaluation, Request
-from dit_lens.sweeps import Change, Effects, Path, change_each, clip_ids_of, evaluations, named, sweep, tabulate
+from dit_lens.metrics import Metric, Run
+from dit_lens.running import Evaluation, Request, count
 
-Replacement = Callable[[DiTLens, Evaluation, str, int | None], Change]
-Heads = Sequence[int] | None  # all unless given
-Knockout = Callable[[int, Heads], Change]  # of a block's heads
+Replacement = Callable[[DiTLens, Evaluation, str, int | None], PointEdit]
+Heads = Sequence[int] | None  # None: all heads
+Knockout = Callable[[int, Heads], PointEdit]  # of a block's heads
 
 
-def zero(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
-    """A head, or a whole activation, set to zero."""
-    return Change(point, edits.zero(None if head is None else [head]))
+def zero(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> PointEdit:
+    """A replacement that sets a head, or a whole activation, to zero."""
+    return point, edits.zero(None if head is None else [head])
 
 
 def mean_of(means: Mapping[str, Mapping[int, Tensor]]) -> Replacement:
-    """Set to the mean over clips that nothing is measured on.
+    """A replacement by the mean over clips; take clips that no effect is measured on.
 
     Args:
         means: by hook point and step, of the activation's shape without its clip axis (see `means_over`).
     """
 
-    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
+    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> PointEdit:
         if point not in means:
             raise KeyError(f"got means of {', '.join(means)} · expected those of {point} too · see means_over")
-        return Change(point, edits.mean(means[point], None if head is None else [head]))
+        return point, edits.mean(means[point], None if head is None else [head])
 
     return replace
 
 
 def resampled(donors: Int[Tensor, " b"]) -> Replacement:
-    """Taken from another clip of the same run (`edits.donors` says from which)."""
+    """A replacement by the activation of another clip of the same run (see `edits.donors`)."""
 
-    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
+    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> PointEdit:
         heads = None if head is None else [head]
-        return Change(point, lambda x, hook: edits.resample(x, donors, heads)(x, hook))
+        return point, lambda x, hook: edits.resample(x, donors, heads)(x, hook)
 
     return replace
 
 
 def random_write(seed: int) -> Replacement:
-    """A random direction for each token, as long as what the head writes to the stream there, added to the stream."""
-    known: dict[str, tuple[Evaluation, Tensor]] = {}
+    """A replacement that adds to the stream a random direction, as long at each token as the head's write."""
+    lengths: dict[str, tuple[Evaluation, Tensor]] = {}
 
-    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> Change:
+    def replace(lens: DiTLens, evaluation: Evaluation, point: str, head: int | None) -> PointEdit:
         write = point.replace("attn.hook_z", "hook_attn_out")
         if head is None or write == point:
             raise ValueError(f"got {point} and head {head} · expected a head at a block's attn.hook_z")
-        if write not in known or known[write][0] is not evaluation:
-            known[write] = evaluation, _write_lengths(lens, evaluation, write)
-        return Change(write, partial(_as_long_as, length=known[write][1][:, :, head], seed=seed + head))
+        if write not in lengths or lengths[write][0] is not evaluation:
+            lengths[write] = evaluation, _write_lengths(lens, evaluation, write)
+        return write, partial(_add_random_direction, length=lengths[write][1][:, :, head], seed=seed + head)
 
     return replace
 
@@ -84,32 +86,35 @@ def ablate_heads(
     path: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
+    *,
     replacement: Replacement = zero,
     blocks: Sequence[int] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """What each head is needed for: metrics without it, one head at a time.
+    """The effect of ablating each head, one at a time.
 
     Args:
         path: a trajectory, or evaluations by step.
-        metric: as for `patching.patch_heads`; bound to the whole run (`VelocityRemainder()` is how far it moves).
-        replacement: what takes the head's place.
-        blocks: whose heads; all unless given.
+        metric: as for `patching.patch_heads`; bound to the intact run (`VelocityRemainder()`: change of velocity).
+        replacement: what replaces the head.
+        blocks: the blocks whose heads are ablated; all by default.
 
     Returns:
-        `effect` (clip, step, block, head) = ablated - whole, and `before` (clip, step), the whole run. Blocks behind a
+        `effect` (clip, step, block, head) = ablated - intact, and `before` (clip, step), the intact run. Blocks after a
         metric's readout are NaN.
 
     Raises:
-        ValueError: no steps. IndexError: a step the path does not have. TypeError: something that is no metric.
-        RuntimeError: hooks are active.
+        ValueError: no steps. IndexError: a step the path does not have. TypeError: an object that is no metric.
+        KeyError: a block that the model does not have. RuntimeError: hooks are active.
     """
-    dims = {"block": range(lens.blocks) if blocks is None else blocks, "head": range(lens.heads)}
+    chosen = range(lens.blocks) if blocks is None else integers(blocks, "blocks")
+    lens.table.select([f"blocks.{block}.attn.hook_z" for block in chosen], lens.name)  # before replacements read there
+    at = [{"block": block, "head": head} for block, head in product(chosen, range(lens.heads))]
 
-    def change(evaluation: Evaluation, block: int, head: int) -> Change:
+    def edit(evaluation: Evaluation, block: int, head: int) -> PointEdit:
         return replacement(lens, evaluation, f"blocks.{block}.attn.hook_z", head)
 
-    return _ablate(lens, path, steps, metric, dims, change, progress)
+    return _ablate(lens, path, steps, metric, at, edit, progress)
 
 
 def ablate_writes(
@@ -117,11 +122,12 @@ def ablate_writes(
     path: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
+    *,
     replacement: Replacement = zero,
     writes: Sequence[str] = ("attn_out", "mlp_out"),
     progress: bool = False,
 ) -> xr.Dataset:
-    """What each layer is needed for: metrics without its write to the stream.
+    """The effect of ablating each layer's write to the stream.
 
     Args:
         writes: short names of what a block adds to the stream.
@@ -129,36 +135,45 @@ def ablate_writes(
     Returns:
         As `ablate_heads`, with `effect` (clip, step, write, block).
     """
-    dims = {"write": list(writes), "block": range(lens.blocks)}
+    at = [{"write": write, "block": block} for write, block in product(strings(writes, "writes"), range(lens.blocks))]
 
-    def change(evaluation: Evaluation, write: str, block: int) -> Change:
+    def edit(evaluation: Evaluation, write: str, block: int) -> PointEdit:
         return replacement(lens, evaluation, f"blocks.{block}.hook_{write}", None)
 
-    return _ablate(lens, path, steps, metric, dims, change, progress)
+    return _ablate(lens, path, steps, metric, at, edit, progress)
 
 
-def between(*pairs: tuple[Tokens, Tokens]) -> Knockout:
-    """Queries in one region see no video keys in another, for each (queries, keys); what is left is scaled to 1."""
+def between(*pairs: tuple[Region, Region]) -> Knockout:
+    """A cut of attention from queries in one region to video keys in another, per pair; the rest is scaled to 1."""
 
-    def knock_out(block: int, heads: Heads) -> Change:
+    def knock_out(block: int, heads: Heads) -> PointEdit:
         def cut(x: Tensor, hook: Hook) -> Tensor:
             for queries, keys in pairs:
                 x = edits.cut(_keys(x, hook, keys), heads, queries)(x, hook)
             return x
 
-        return Change(f"blocks.{block}.attn.hook_pattern", cut)
+        return f"blocks.{block}.attn.hook_pattern", cut
 
     return knock_out
 
 
-def uniform(block: int, heads: Heads) -> Change:
-    """Every query attends to all keys alike."""
-    return Change(f"blocks.{block}.attn.hook_pattern", edits.evenly(heads))
+def uniform(block: int, heads: Heads) -> PointEdit:
+    """An edit that makes every query attend to all keys equally."""
+    return f"blocks.{block}.attn.hook_pattern", edits.evenly(heads)
 
 
-def without_text(block: int, heads: Heads) -> Change:
-    """Nothing comes from cross-attention to text."""
-    return Change(f"blocks.{block}.cross_attn.hook_z", edits.zero(heads))
+def without_text(block: int, heads: Heads) -> PointEdit:
+    """An edit that removes cross-attention to text."""
+    return f"blocks.{block}.cross_attn.hook_z", edits.zero(heads)
+
+
+def without_joint_text(block: int, heads: Heads) -> PointEdit:
+    """A cut of joint attention from video queries to text keys; the rest is scaled to 1."""
+
+    def cut(x: Tensor, hook: Hook) -> Tensor:
+        return edits.cut(torch.arange(x.shape[-1]) >= hook.grid.tokens, heads)(x, hook)
+
+    return f"blocks.{block}.attn.hook_pattern", cut
 
 
 def cut_attention(
@@ -167,43 +182,48 @@ def cut_attention(
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
     cuts: Mapping[str, Knockout],
+    *,
     by_head: bool = True,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Which attention is needed: metrics where heads do not see what they did.
+    """The effect of cutting attention.
 
     Args:
         cuts: by name: `between(...)` regions, `uniform`, `without_text`.
-        by_head: one head at a time; or all of a block.
+        by_head: one head at a time; if False, all heads of a block.
 
     Returns:
         As `ablate_heads`, with `effect` (clip, step, cut, block, head), or without the last dimension.
     """
-    dims = {"cut": list(cuts), "block": range(lens.blocks)} | ({"head": range(lens.heads)} if by_head else {})
+    heads: list[dict[str, object]] = [{"head": head} for head in range(lens.heads)] if by_head else [{}]
+    at = [{"cut": cut, "block": block, **head} for cut, block, head in product(cuts, range(lens.blocks), heads)]
 
-    def change(evaluation: Evaluation, cut: str, block: int, head: int | None = None) -> Change:
+    def edit(evaluation: Evaluation, cut: str, block: int, head: int | None = None) -> PointEdit:
         return cuts[cut](block, None if head is None else [head])
 
-    return _ablate(lens, path, steps, metric, dims, change, progress)
+    return _ablate(lens, path, steps, metric, at, edit, progress)
 
 
 @torch.no_grad()
 def means_over(
-    lens: DiTLens, batches: Sequence[Mapping[int, Evaluation]], names: Sequence[str]
+    lens: DiTLens, batches: Iterable[Mapping[int, Evaluation]], names: Sequence[str]
 ) -> dict[str, dict[int, Tensor]]:
     """Mean over clips of activations, by hook point and step: what `mean_of` takes.
 
     Args:
-        batches: evaluations by step, each batch of as many clips.
+        batches: evaluations by step; a generator keeps one batch at a time.
     """
-    means: dict[str, dict[int, Tensor]] = {}
+    sums: dict[str, dict[int, Tensor]] = {}
+    clips: dict[int, int] = {}
     for batch in batches:
         for step, evaluation in batch.items():
             _, cache = lens.model.run(evaluation, Request(list(names)))
+            clips[step] = clips.get(step, 0) + count(evaluation)
             for name, x in cache.items():
-                by_step = means.setdefault(name, {})
-                by_step[step] = by_step.get(step, torch.zeros_like(x[0])) + x.mean(0) / len(batches)
-    return means
+                total = x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
+                before = sums.setdefault(name, {}).get(step)
+                sums[name][step] = total if before is None else before + total
+    return {name: {step: total / clips[step] for step, total in steps.items()} for name, steps in sums.items()}
 
 
 def _ablate(
@@ -211,32 +231,33 @@ def _ablate(
     path: Path,
     steps: Sequence[int],
     metric: Metric | Mapping[str, Metric],
-    dims: Mapping[str, Sequence[object]],
-    change: Callable[..., Change],
+    at: Sequence[Mapping[str, object]],
+    edit: Callable[..., PointEdit],
     progress: bool,
 ) -> xr.Dataset:
-    metrics, fed = named(metric), evaluations(lens, path, steps)
-    found: dict[int, Effects] = {}
-    for step in tqdm(steps, desc="ablating", unit="step", disable=not progress):
-        found[step] = sweep(lens, fed[step], change_each(dims, partial(change, fed[step])), metrics)
-    return tabulate(found, dims, fed).assign_coords(clip=clip_ids_of(path))
+    """The effect of one edit at each of these coordinates."""
+
+    def ablations(evaluation: Evaluation, source: Run | None) -> list[Intervention]:
+        return [Intervention([edit(evaluation, **place)], place) for place in at]
+
+    return over(lens, path, ablations, metric, steps=steps, progress=progress)
 
 
-def _keys(x: Tensor, hook: Hook, region: Tokens) -> Tensor:
-    """The video keys of a region; text keys, which come last, are not among them."""
+def _keys(x: Tensor, hook: Hook, region: Region) -> Tensor:
+    """A mask of the video keys of a region; text keys, which come last, are False."""
     keys = torch.zeros(x.shape[-1], dtype=torch.bool)
-    keys[: hook.grid.tokens] = hook.grid.mask(*region)
+    keys[: hook.grid.tokens] = hook.grid.mask(*triple(region, "keys"))
     return keys
 
 
 @torch.no_grad()
 def _write_lengths(lens: DiTLens, evaluation: Evaluation, write: str) -> Float[Tensor, "b n k"]:
-    """How long each head's write to the stream is at each token."""
+    """The length of each head's write to the stream at each token."""
     heads = lens.anatomy.heads[write]
     _, cache = lens.model.run(evaluation, Request(heads.needs, stop_at=write))
     return head_writes(cache, heads).norm(dim=-1)
 
 
-def _as_long_as(x: Tensor, hook: Hook, length: Float[Tensor, "b n"], seed: int) -> Tensor:
+def _add_random_direction(x: Tensor, hook: Hook, length: Float[Tensor, "b n"], seed: int) -> Tensor:
     direction = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
     return x + length[..., None].to(x) * direction / direction.norm(dim=-1, keepdim=True)

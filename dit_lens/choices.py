@@ -1,4 +1,4 @@
-"""One way to say that a name is unknown: what was given, what there is, and the nearest of it."""
+"""Options by name: refused with the nearest of those that there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """The sentence "; did you mean 'x'?" for the closest option, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -19,6 +19,6 @@ def check_choice(name: str, options: Iterable[str], what: str) -> str:
         ValueError: it is not; the message lists the options and names the nearest.
     """
     options = list(options)
-    if name in options:
+    if isinstance(name, str) and name in options:
         return name
     raise ValueError(f"got {what} {name!r} · expected one of {', '.join(options)}{nearest(name, options)}")

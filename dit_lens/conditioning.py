@@ -1,4 +1,4 @@
-"""What a transformer is told beside latent and time."""
+"""Conditioning: what a transformer gets beside latent and time, such as an encoded prompt."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dit_lens.arguments import number
+from dit_lens.atomic_files import replace_atomically
 from dit_lens.choices import check_choice
-from dit_lens.results import replace_atomically
 
 BRANCHES = ("cond", "uncond")  # of guidance, as pipelines name them
 EMPTY, NEUTRAL = "", "a video"  # prompts that say nothing of a clip
@@ -21,10 +22,25 @@ EMPTY, NEUTRAL = "", "a video"  # prompts that say nothing of a clip
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the transformer is told beside latent and time, of batch 1 or b."""
+    """What the transformer gets beside latent and time, of batch 1 or b.
+
+    Raises:
+        TypeError: something else than tensors with an axis of clips, by name.
+    """
 
     tensors: Mapping[str, Tensor] = field(repr=False)
     prompt: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.tensors, Mapping):
+            raise TypeError(
+                f"got a {type(self.tensors).__name__} as conditioning · expected tensors by name, in a dict"
+            )
+        for name, tensor in self.tensors.items():
+            if not isinstance(tensor, Tensor) or not tensor.ndim or not isinstance(name, str):
+                raise TypeError(
+                    f"got a {type(tensor).__name__} as {name} · expected a tensor of batch 1 or b, by its name"
+                )
 
     def of_clips(self, clips: slice) -> Conditioning:
         """The part that belongs to some of the clips; a batch of 1 serves them all."""
@@ -70,11 +86,11 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """Classifier-free guidance (Ho and Salimans 2022): away from what the model makes of a negative prompt.
+    """Classifier-free guidance (Ho and Salimans 2022): away from the prediction under a negative prompt.
 
     Attributes:
         scale: as the model's own pipeline counts it; 1 is no guidance.
-        negative: what the branch "uncond" is told; what it does not name is told as in the branch "cond".
+        negative: conditioning of the branch "uncond"; tensors that it does not name are those of the branch "cond".
 
     Raises:
         ValueError: a scale below 1.
@@ -84,13 +100,13 @@ class Guidance:
     negative: Conditioning
 
     def __post_init__(self):
-        if not self.scale >= 1:
+        if number(self.scale, "guidance") < 1:
             raise ValueError(f"got guidance {self.scale} · expected at least 1, which is none")
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What the branches of an evaluation are told.
+class Conditions:
+    """The conditioning of an evaluation in each of its guidance branches.
 
     Attributes:
         guidance: None where there is one branch only.
@@ -99,15 +115,15 @@ class Told:
     conditioning: Conditioning
     guidance: Guidance | None = None
 
-    def of_clips(self, clips: slice) -> Told:
+    def of_clips(self, clips: slice) -> Conditions:
         """The part that belongs to some of the clips."""
         if self.guidance is None:
-            return Told(self.conditioning.of_clips(clips))
-        own = Guidance(self.guidance.scale, self.guidance.negative.of_clips(clips))
-        return Told(self.conditioning.of_clips(clips), own)
+            return Conditions(self.conditioning.of_clips(clips))
+        guidance = Guidance(self.guidance.scale, self.guidance.negative.of_clips(clips))
+        return Conditions(self.conditioning.of_clips(clips), guidance)
 
     def branch(self, name: str) -> Conditioning:
-        """What one of `BRANCHES` is told.
+        """The conditioning of one of `BRANCHES`.
 
         Raises:
             ValueError: no such branch, or "uncond" without guidance.
@@ -121,10 +137,10 @@ class Told:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a result says of it: prompts, their hashes, and the scale of guidance."""
-        own = {"prompt": self.conditioning.prompt, "prompt_hash": self.conditioning.hash}
+        """What a result records of it: prompts, their hashes, and the scale of guidance."""
+        facts = {"prompt": self.conditioning.prompt, "prompt_hash": self.conditioning.hash}
         if self.guidance is None:
-            return own
+            return facts
         negative = self.guidance.negative
-        away = {"negative_prompt": negative.prompt, "negative_hash": negative.hash}
-        return own | away | {"guidance": f"{self.guidance.scale:g}"}
+        facts |= {"negative_prompt": negative.prompt, "negative_hash": negative.hash}
+        return facts | {"guidance": f"{self.guidance.scale:g}"}

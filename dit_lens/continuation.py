@@ -1,7 +1,7 @@
 """Continuation: some latent frames are given, the others are sampled beside them; and on from there, window by window.
 
 Every latent frame has a noise level of its own (Diffusion Forcing, Chen et al. 2024): frames that are given stay at
-one low level, told to the model, while the others go from noise to data.
+one low level, which the model gets as their time, while the others go from noise to data.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from torch import Tensor
 
 from dit_lens import flow
 from dit_lens.flow import Solver
-from dit_lens.inversion import Inversion
+from dit_lens.inversion import Lens, schedule
 
-FrameVelocity = Callable[[Tensor, Tensor], Tensor]  # of a latent (b, c, f, h, w), told levels (f)
+FrameVelocity = Callable[[Tensor, Tensor], Tensor]  # of a latent (b, c, f, h, w), levels (f)
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a continuation is given.
+    """The frames that a continuation starts from.
 
     Attributes:
-        latent: clean; of frames that are not given nothing is read.
-        given: which latent frames.
-        level: sigma at which they are held, noised and told to be. 0 is a clean prefix; a low level covers up what
+        latent: clean; only the frames of the mask are read.
+        mask: which latent frames are given.
+        level: sigma at which they are held, noised. 0 is a clean prefix; a low level covers up what
             the model itself made wrong before, the "stable rollout" of Diffusion Forcing.
 
     Raises:
-        ValueError: no frame is left to make, `given` is of another length, or the level is not in [0, 1).
+        ValueError: no frame is left to make, the mask is of another length, or the level is not in [0, 1).
     """
 
     latent: Float[Tensor, "b c f h w"]
-    given: Bool[Tensor, " f"]
+    mask: Bool[Tensor, " f"]
     level: float = 0.0
 
     def __post_init__(self):
         frames = self.latent.shape[2]
-        if len(self.given) != frames or self.given.all() or not 0 <= self.level < 1:
+        if len(self.mask) != frames or self.mask.all() or not 0 <= self.level < 1:
             raise ValueError(
-                f"got {int(self.given.sum())} frames given in a mask of {len(self.given)}, at sigma {self.level:g}"
+                f"got {int(self.mask.sum())} frames given in a mask of {len(self.mask)}, at sigma {self.level:g}"
                 f" · expected fewer than all of {frames} frames, sigma in [0, 1)"
             )
 
@@ -65,13 +65,13 @@ class Window:
     solver: str | Solver = "euler"
 
 
-def frame_velocity(lens: Inversion) -> FrameVelocity:
-    """The velocity of a lens's model, told a time for each latent frame (one for the clip where they agree)."""
+def frame_velocity(lens: Lens) -> FrameVelocity:
+    """The velocity of a lens's model, with a time for each latent frame (one for the clip where they agree)."""
 
     def velocity(x: Tensor, levels: Tensor) -> Tensor:
         times = torch.tensor([lens.family.to_timestep(level) for level in levels.tolist()])
-        told = times[0] if (levels == levels[0]).all() else times.expand(len(x), -1)
-        return lens.model.velocity(lens.model.evaluation(x, told, lens.conditioning)).float()
+        time = times[0] if (levels == levels[0]).all() else times.expand(len(x), -1)
+        return lens.model.velocity(lens.model.evaluation(x, time, lens.conditioning)).float()
 
     return velocity
 
@@ -93,12 +93,12 @@ def continue_frames(
     Raises:
         ValueError, FloatingPointError: see `flow.integrate`.
     """
-    noise, given = noise.to(context.latent), context.given.to(context.latent.device)
-    still = rearrange(given, "f -> f 1 1")
+    noise, mask = noise.to(context.latent), context.mask.to(context.latent.device)
+    still = rearrange(mask, "f -> f 1 1")
     held = (1 - context.level) * context.latent + context.level * noise
 
     def moving(x: Tensor, sigma: float) -> Tensor:
-        return velocity(x, torch.where(given, context.level, sigma)).masked_fill(still, 0)
+        return velocity(x, torch.where(mask, context.level, sigma)).masked_fill(still, 0)
 
     *_, last = flow.integrate(moving, torch.where(still, held, noise), sigmas, solver)
     return torch.where(still, context.latent, last.x)
@@ -106,29 +106,47 @@ def continue_frames(
 
 @torch.no_grad()
 def roll_on(
-    lens: Inversion, video: Float[Tensor, "b 3 F H W"], rounds: int, window: Window, generator: torch.Generator
+    lens: Lens,
+    video: Float[Tensor, "b 3 F H W"],
+    rounds: int,
+    window: Window,
+    generators: torch.Generator | Sequence[torch.Generator],
 ) -> Iterator[tuple[Float[Tensor, "b c f h w"], Float[Tensor, "b 3 F H W"]]]:
     """What each round adds to a video as long as one window: its new latent frames, and the same as pixels.
 
-    The last frames of what has been made so far, as pixels, are encoded anew as the beginning of the next window: a
+    The last frames of what has been made so far, as pixels, are encoded again as the beginning of the next window: a
     video autoencoder's first latent frame stands for one frame and all others for several, so that latents cannot
     slide.
+
+    Args:
+        generators: of the noise; one for each clip where its noise must not depend on the others.
 
     Raises:
         ValueError: a context of no frame, or of a whole window.
     """
-    velocity, sigmas = frame_velocity(lens), lens.schedule(window.steps).sigmas[::-1]
-    frames = lens.family.encode(lens.vae, video).shape[2]
+    known = lens.family.encode(lens.vae, video)
+    frames = known.shape[2]
+    velocity, sigmas = frame_velocity(lens), schedule(lens, window.steps, known[:1]).sigmas[::-1]
     if not 0 < window.context < frames:
         raise ValueError(f"got a context of {window.context} latent frames · expected 1 to {frames - 1}")
-    seen = 1 + (window.context - 1) * ((video.shape[2] - 1) // (frames - 1))
-    given = torch.arange(frames) < window.context
+    overlap = 1 + (window.context - 1) * ((video.shape[2] - 1) // (frames - 1))
+    mask = torch.arange(frames) < window.context
     for _ in range(rounds):
-        known = lens.family.encode(lens.vae, video[:, :, -seen:])
+        known = lens.family.encode(lens.vae, video[:, :, -overlap:])
         latent = torch.cat(
             [known, torch.zeros_like(known[:, :, :1]).expand(-1, -1, frames - window.context, -1, -1)], 2
         )
-        noise = torch.randn(latent.shape, generator=generator)
-        made = continue_frames(velocity, Context(latent, given, window.level), noise, sigmas, window.solver)
-        video = lens.family.decode(lens.vae, made)
-        yield made[:, :, window.context :], video[:, :, seen:]
+        continued = continue_frames(
+            velocity, Context(latent, mask, window.level), _noise(latent, generators), sigmas, window.solver
+        )
+        video = lens.family.decode(lens.vae, continued)
+        yield continued[:, :, window.context :], video[:, :, overlap:]
+
+
+def _noise(
+    like: Float[Tensor, "b c f h w"], generators: torch.Generator | Sequence[torch.Generator]
+) -> Float[Tensor, "b c f h w"]:
+    if isinstance(generators, torch.Generator):
+        return torch.randn(like.shape, generator=generators)
+    shape = like.shape[1:]
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])

@@ -6,12 +6,19 @@ loop over the same noise levels in opposite directions.
 =============== ===== ================ =============================================================================
 solver          order evaluations/step exact inverse
 =============== ===== ================ =============================================================================
-euler           1     1                none; told the target's time it inverts the Euler sampler to first order
+euler           1     1                none; at the target's time it inverts the Euler sampler to first order
 implicit_euler  1     a few            the Euler sampler, where |dsigma| Lip(v) < 1
 midpoint        2     2                none; its own same-grid round trip is of third order, as that of the next two
 heun            2     2                none
 fireflow        2     1 (2 at first)   none
+pipeline        its   1                none; samples alone: the pipeline's own scheduler, as its call steps it (see
+                                       `inversion.scheduled`)
 =============== ===== ================ =============================================================================
+
+Which inversion is which: of a flow, euler with time_at="current" is the plain inversion of its ODE, and "target" that
+of 'The Invisible Hand of Physics' (2026). Of a variance-preserving model (CogVideoX, Allegro) "current" is DDIM
+inversion (Song et al. 2021); diffusers' DDIMInverseScheduler, which shifts its levels, is 1 to 3% away. "target" is no
+DDIM inversion there.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,20 +48,20 @@ class Step:
 
     Attributes:
         x: the latent there.
-        told: the level that each evaluation of the velocity was told.
+        levels: the noise level of each evaluation of the velocity.
         residual: |x - start - h v(x)| / |x| of each clip where the step is an equation to solve; None elsewhere.
         converged: whether the residual of each clip came below the tolerance; None where nothing is solved.
     """
 
     x: Float[Tensor, "b c f h w"]
-    told: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
     residual: Float[Tensor, " b"] | None = None
     converged: Bool[Tensor, " b"] | None = None
 
     @property
     def evaluations(self) -> int:
         """Of the velocity, on the way here."""
-        return len(self.told)
+        return len(self.levels)
 
     def without_latent(self) -> Step:
         """The same of as many clips whose latents (b, 0, ...) hold nothing: long paths need not stay in memory."""
@@ -63,8 +71,10 @@ class Step:
 def euler(velocity: Velocity, x: Tensor, sigmas: Sequence[float], time_at: str = "current") -> Iterator[Step]:
     """First order, one evaluation: x + h v(x, sigma).
 
-    With time_at="target" the velocity at the current latent is told the level that the step goes to, as in DDIM
-    inversion (Song et al. 2021) and the inversion of Wan in 'The Invisible Hand of Physics' (2026).
+    On variance-preserving models too this is DDIM inversion (Song et al. 2021, with the noise predicted at the current
+    latent and level) on the same levels: DDIM keeps data and noise of a step, and so does a straight step from data to
+    noise. With time_at="target" the velocity at the current latent is evaluated at the level that the step goes to, as
+    in the inversion of Wan in 'The Invisible Hand of Physics' (2026); that is not DDIM inversion.
     """
     for sigma, target in itertools.pairwise(sigmas):
         x = x + (target - sigma) * velocity(x, target if time_at == "target" else sigma)
@@ -90,11 +100,11 @@ def heun(velocity: Velocity, x: Tensor, sigmas: Sequence[float]) -> Iterator[Ste
 
 def fireflow(velocity: Velocity, x: Tensor, sigmas: Sequence[float]) -> Iterator[Step]:
     """Second order, one evaluation: midpoint, led half-way by the last midpoint's velocity (Deng et al. 2024)."""
-    known: Tensor | None = None
+    halfway: Tensor | None = None
     for sigma, target in itertools.pairwise(sigmas):
         half = 0.5 * (target - sigma)
-        known = velocity(x + half * (velocity(x, sigma) if known is None else known), sigma + half)
-        x = x + 2 * half * known
+        halfway = velocity(x + half * (velocity(x, sigma) if halfway is None else halfway), sigma + half)
+        x = x + 2 * half * halfway
         yield Step(x)
 
 
@@ -154,6 +164,7 @@ def anderson(points: Sequence[Tensor], images: Sequence[Tensor]) -> Tensor:
     return (mapped[..., -1:] - mapped.diff(dim=2) @ weights).reshape(images[-1].shape)
 
 
+PIPELINE = "pipeline"  # the name of a solver that is a pipeline's own scheduler
 SOLVERS: dict[str, Callable[..., Iterator[Step]]] = {
     "euler": euler,
     "implicit_euler": implicit_euler,
@@ -161,6 +172,8 @@ SOLVERS: dict[str, Callable[..., Iterator[Step]]] = {
     "heun": heun,
     "fireflow": fireflow,
 }
+# Of the velocity in a step; implicit Euler iterates until it is solved.
+EVALUATIONS = {"euler": 1, "implicit_euler": 6, "midpoint": 2, "heun": 2, "fireflow": 1, PIPELINE: 1}
 OPTIONS = {"euler": ("time_at",), "implicit_euler": ("tolerance", "iterations")}
 
 
@@ -169,9 +182,9 @@ class Solver:
     """How one noise level is reached from the one before.
 
     Attributes:
-        name: of `SOLVERS`.
-        time_at: the level that an Euler step is told, its "current" or its "target".
-        sigma_min: no velocity is told a level below; models are not trained at 0.
+        name: of `SOLVERS`, or "pipeline".
+        time_at: the level at which an Euler step evaluates the velocity, its "current" or its "target".
+        sigma_min: no velocity is evaluated at a level below; models are not trained at 0.
         tolerance: relative residual at which an implicit step is solved.
         iterations: images that an implicit step may take.
 
@@ -186,13 +199,17 @@ class Solver:
     iterations: int = 30
 
     def __post_init__(self):
-        check_choice(self.name, SOLVERS, "solver")
+        check_choice(self.name, (*SOLVERS, PIPELINE), "solver")
         if check_choice(self.time_at, TIMES, "time_at") == "target" and self.name != "euler":
             raise ValueError(f"got time_at='target' for {self.name} · expected 'current' · only Euler takes the target")
 
     @classmethod
     def of(cls, solver: str | Solver) -> Solver:
         """A solver by name, or the solver itself."""
+        if not isinstance(solver, str | Solver):
+            raise TypeError(
+                f"got {solver!r} as solver · expected one of {', '.join((*SOLVERS, PIPELINE))}, or a Solver"
+            )
         return solver if isinstance(solver, Solver) else cls(solver)
 
     @property
@@ -201,13 +218,21 @@ class Solver:
         inverts_euler = self.name in ("euler", "implicit_euler")
         return replace(self, name="euler", time_at="current") if inverts_euler else self
 
+    def evaluations(self, steps: int) -> int:
+        """How often the velocity is evaluated in so many steps; of implicit Euler about so often."""
+        return EVALUATIONS[self.name] * steps + (self.name == "fireflow")
+
     def __str__(self) -> str:
-        told = ", target time" if self.time_at == "target" else ""
-        return f"{self.name}{told}{f', sigma_min {self.sigma_min:g}' if self.sigma_min else ''}"
+        time = ", target time" if self.time_at == "target" else ""
+        return f"{self.name}{time}{f', sigma_min {self.sigma_min:g}' if self.sigma_min else ''}"
 
 
 def integrate(
-    velocity: Velocity, x: Float[Tensor, "b c f h w"], sigmas: Sequence[float], solver: str | Solver
+    velocity: Velocity,
+    x: Float[Tensor, "b c f h w"],
+    sigmas: Sequence[float],
+    solver: str | Solver,
+    rule: Callable[..., Iterator[Step]] | None = None,
 ) -> Iterator[Step]:
     """The latent at each noise level in turn, the given one first.
 
@@ -216,26 +241,32 @@ def integrate(
         x: latent at `sigmas[0]`.
         sigmas: levels to visit; rising inverts, falling samples.
         solver: a name of `SOLVERS`, or a `Solver` for its options.
+        rule: steps instead of the solver, such as a pipeline's scheduler.
 
     Raises:
-        ValueError: unknown solver.
+        ValueError: unknown solver, or "pipeline" without a rule.
         FloatingPointError: a step is not finite; names it, counted from where the integration began, and its levels.
     """
-    solver, told = Solver.of(solver), []
+    solver, levels = Solver.of(solver), []
 
-    def heard(x: Tensor, sigma: float) -> Tensor:
-        told.append(max(sigma, solver.sigma_min))
-        return velocity(x, told[-1])
+    def noted(x: Tensor, sigma: float) -> Tensor:
+        levels.append(max(sigma, solver.sigma_min))
+        return velocity(x, levels[-1])
 
+    if rule is None and solver.name == PIPELINE:
+        raise ValueError(
+            f"got solver {PIPELINE!r} where there is no scheduler to step · expected {', '.join(SOLVERS)}"
+            f" · lens.sample alone takes {PIPELINE!r}"
+        )
     options: dict[str, Any] = {name: getattr(solver, name) for name in OPTIONS.get(solver.name, ())}
     yield Step(x)
-    rule = SOLVERS[solver.name](heard, x, sigmas, **options)
+    steps = (rule or partial(SOLVERS[solver.name], **options))(noted, x, sigmas)
     for index, (sigma, target) in enumerate(itertools.pairwise(sigmas)):
-        told.clear()
-        step = next(rule)
+        levels.clear()
+        step = next(steps)
         if not torch.isfinite(step.x).all() or (step.residual is not None and not step.residual.isfinite().all()):
             raise FloatingPointError(
                 f"got a latent that is not finite in step {index} (sigma {sigma:.4f} to {target:.4f})"
                 " · expected finite values · try float32 or more steps"
             )
-        yield replace(step, told=tuple(told))
+        yield replace(step, levels=tuple(levels))

@@ -1,7 +1,7 @@
-"""The vocabulary: what a hook point is, and how names are matched.
+"""Hook points: named activations of a model, where in the model they are, and how names are matched.
 
-A family spells each name as one or more `Site`s, places in the stock model where a value passes. The last site is
-where the value can be replaced; earlier ones are read to work it out (a gate, say).
+A family maps each name to one or more `Site`s, places in the stock model where a value can be read or replaced. An edit
+is written at the last site; earlier ones are only read, to compute the value (a gate, for example).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from dit_lens.arguments import collection
 from dit_lens.axes import TokenGrid
 from dit_lens.choices import nearest
 
@@ -24,12 +25,12 @@ NamesFilter = str | Iterable[str] | Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a model, by the dotted path of a module ("" for the model itself) and what of it is meant.
+    """A place in a model: the dotted path of a module ("" for the model itself), and which value of this module.
 
     `port` is the module's "inputs" (args, kwargs), first "input" or "output"; a "local" variable of its forward, named
     by `label`; or, of an attention module, the call that mixes values inside its processor: "attention_inputs"
-    (args, kwargs) and "attention_output", and a variable or call there: "processor_local", named by `label`. Who asks
-    for one of these three asks for the "processor" first.
+    (args, kwargs) and "attention_output", and a variable or call there: "processor_local", named by `label`. The
+    "processor" must be read before any of these three.
     """
 
     path: str
@@ -46,12 +47,12 @@ class HookPoint:
     """A named activation.
 
     Attributes:
-        name: as users type it.
+        name: the name that users give.
         axes: letters of its axes, such as "b n k e".
-        sites: where it is found, in forward order; it is written at the last one.
+        sites: the sites it is read from, in forward order; it is written at the last one.
         read: the values at `sites` -> the activation.
-        write: (new, old, values at `sites`) -> what to put at the last site; None for a point that can only be read.
-        on_demand: large and derived (a pattern, results by head); only a filter that says its last part matches it.
+        write: (new, old, values at `sites`) -> the new value of the last site; None for a read-only point.
+        on_demand: large and derived (a pattern, results by head); only a filter that contains its last part matches.
     """
 
     name: str
@@ -62,18 +63,21 @@ class HookPoint:
     on_demand: bool = False
 
     def matches(self, pattern: str) -> bool:
-        """Whether a glob asks for this point."""
+        """Whether a glob matches this point.
+
+        blocks.0.attn.hook_pattern is on demand: "blocks.0.attn.*" does not match it, "blocks.*.hook_pattern" does.
+        """
         return fnmatchcase(self.name, pattern) and (not self.on_demand or self.name.split("_")[-1] in pattern)
 
 
 @dataclass(frozen=True)
 class Final:
-    """What a model makes of its last stream: norms, a scale and shift by time, a projection, patches put together.
+    """The layer after the last block: norms, scale and shift by time, a projection, unpatchifying.
 
     Attributes:
         norms: module paths of the LayerNorms, in order.
         projection: module path of the linear layer.
-        token: parts of what the linear layer puts out for a token, in order: frames p, rows q, columns r, channels c.
+        token: the axes of the linear layer's output for one token, in order: frames p, rows q, columns r, channels c.
         patch: sizes of p, q and r.
     """
 
@@ -88,16 +92,17 @@ class Table:
     """All hook points of a model.
 
     Attributes:
-        sites: every place that a point uses, in forward order.
+        sites: every site that a point uses, in forward order.
         points: by name, in forward order.
-        blocks: module paths of the blocks, in the order in which they are run.
-        absent: why a name of the vocabulary is absent.
-        streams: short names of the points through which a block is entered; their values, in this order, are what
-            the block before puts out (a tuple where there are several).
-        laws: what must hold inside the model, as read-only points whose value is a stacked pair of equal tensors.
-        final: what follows the last block; its scale and shift are the points `final.mod.hook_*`.
-        normed_writes: epsilon of the RMS norm that a layer's output passes before its gate, which is a tanh then;
-            None where the gate multiplies the output itself.
+        blocks: module paths of the blocks, in forward order.
+        absent: globs of names that other models have and this one does not -> the reason.
+        streams: short names of the points that are a block's input; their values, in this order, are the output of
+            the block before (a tuple if there are several).
+        laws: equations inside the model, as read-only points whose value is a stacked pair of equal tensors.
+        closing: the law that the last block's stream is the input of the final norm, as such a pair.
+        final: the layer after the last block; its scale and shift are the points `final.mod.hook_*`.
+        normed_writes: epsilon of the RMS norm between a layer's output and its tanh gate; None where the gate
+            multiplies the output itself.
     """
 
     sites: tuple[Site, ...]
@@ -106,35 +111,42 @@ class Table:
     absent: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] = ("hook_resid_pre",)
     laws: tuple[HookPoint, ...] = ()
+    closing: HookPoint | None = None
     final: Final | None = None
     normed_writes: float | None = None
 
     def entering(self, block: int) -> list[str]:
-        """Names of the points through which a block is entered."""
+        """Names of the points that are the input of a block."""
         return [f"blocks.{block}.{name}" for name in self.streams]
 
     def select(self, names: NamesFilter, model: str) -> list[HookPoint]:
-        """The points that a name, glob, list of these, or predicate asks for, in forward order.
+        """The points that match a name, glob, list of these, or predicate, in forward order.
 
         Raises:
-            KeyError: nothing matches; says why it is absent or which name is nearest.
+            KeyError: nothing matches; the message says why a name is absent, or which name is nearest.
+            TypeError: a name that is no string.
         """
         if callable(names):
-            found = [point for name, point in self.points.items() if names(name)]
-            if not found:
+            matches = [point for name, point in self.points.items() if names(name)]
+            if not matches:
                 raise KeyError(
                     f"got a predicate that no hook point of {model} meets · lens.hook_points() lists them all"
                 )
-            return found
+            return matches
         chosen: set[str] = set()
-        for pattern in [names] if isinstance(names, str) else names:
+        for pattern in [names] if isinstance(names, str) else collection(names, "hook points", "names"):
+            if not isinstance(pattern, str):
+                raise TypeError(
+                    f"got {pattern!r} as the name of a hook point · expected a name, a glob, a list of these, or a"
+                    " predicate · lens.hook_points() lists them all"
+                )
             if pattern in self.points:
                 chosen.add(pattern)
                 continue
-            found = [name for name, point in self.points.items() if point.matches(pattern)]
-            if not found:
+            matching_names = [name for name, point in self.points.items() if point.matches(pattern)]
+            if not matching_names:
                 raise KeyError(self._unknown(pattern, model))
-            chosen.update(found)
+            chosen.update(matching_names)
         return [point for name, point in self.points.items() if name in chosen]
 
     def _unknown(self, pattern: str, model: str) -> str:
@@ -148,14 +160,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Hook:
-    """What a hook function is told beside the tensor: where and when it is called.
+    """The second argument of a hook function: at which point, step and noise level it is called.
 
     Attributes:
         step: counted from data; None outside a trajectory.
         sigma: the noise level, that of the noisiest clip and token.
-        branch: the guidance branch that a pipeline calls for, "cond" or "uncond" mostly; None outside of its calls, and
-            where it does not tell.
-        expert: which transformer is called, where a model has several: "high_noise" or "low_noise".
+        branch: the guidance branch of a pipeline's call, usually "cond" or "uncond"; None outside of pipeline calls,
+            and where the branch is unknown.
+        expert: the transformer that is called, in a model with several: "high_noise" or "low_noise".
     """
 
     name: str

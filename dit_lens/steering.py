@@ -1,10 +1,10 @@
-"""Steering: a model's stream pushed along a direction, or rid of it, while it inverts, samples or continues a clip.
+"""Steering: a direction added to a model's stream, or erased from it, while it inverts, samples or continues a clip.
 
     direction = Direction.of_probe(probe, features)
     with steering(lens, "blocks.3.hook_resid_post", push(direction, dose=4), sigmas=(0.3, 0.9)):
-        made = behaviour.continued(lens, halves)
+        steered = behaviour.continued(lens, halves)
 
-A dose is told in the direction's own spread, the standard deviation of the projection over training clips, so that it
+A dose is in units of the direction's spread, the standard deviation of the projection over training clips, so that it
 means the same in every model and block. `push` and `erase` are edits of `dit_lens.edits`, added to every token.
 """
 
@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dit_lens import edits
-from dit_lens.edits import Tokens
+from dit_lens.arguments import collection, number
+from dit_lens.axes import Region
 from dit_lens.hook_points import Hook, HookFunction, NamesFilter
 from dit_lens.lens import DiTLens
 from dit_lens.probing import DifferenceOfMeans, Probe, check_labels
@@ -32,7 +33,7 @@ Sigmas = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A direction of a stream, with where clips lie along it.
+    """A direction of a stream, with the centre and spread of clips along it.
 
     Attributes:
         unit: of length 1.
@@ -46,30 +47,33 @@ class Direction:
 
     @classmethod
     def of(cls, vector: Float[Tensor, " d"], features: Features) -> Direction:
-        """The direction of a vector, its spread and centre told by clips.
+        """The direction of a vector, with spread and centre estimated on clips.
 
         Raises:
             ValueError: the vector is zero, of another width than the features, or no clip differs along it.
         """
         if vector.shape != features.shape[1:] or not vector.any():
             raise ValueError(
-                f"got a vector of shape {tuple(vector.shape)} and length {float(vector.norm()):g} for features of"
-                f" {features.shape[1]} · expected a direction in their space"
+                f"got a vector of shape {tuple(vector.shape)} and norm {float(vector.norm()):g} for features of width"
+                f" {features.shape[1]} · expected a non-zero vector of that width"
             )
         unit = vector.double() / vector.double().norm()
         along = features @ unit.numpy()
         if not along.std():
-            raise ValueError(f"got {len(features)} clips that are the same along the direction · expected some spread")
+            raise ValueError(
+                f"got {len(features)} clips with equal projections on the direction · expected some spread · use other"
+                " clips, or another direction"
+            )
         return cls(unit.float(), float(along.std()), float(along.mean()))
 
     @classmethod
     def of_probe(cls, probe: Probe, features: Features) -> Direction:
-        """The one that a probe reads, toward possible: its logit moves by dose x spread x |weight|."""
+        """The direction that a probe reads, toward possible: its logit changes by dose x spread x |weight|."""
         return cls.of(probe.weight, features)
 
     @classmethod
     def of_means(cls, features: Features, possible: np.ndarray) -> Direction:
-        """From the mean of impossible clips to that of possible ones (Marks & Tegmark 2023).
+        """The direction from the mean of impossible clips to that of possible ones (Marks & Tegmark 2023).
 
         Raises:
             ValueError: see `Direction.of` and `probing.check_labels`.
@@ -78,22 +82,22 @@ class Direction:
         return cls.of(torch.from_numpy(fitted.coef_), features)
 
     def random(self, features: Features, seed: int) -> Direction:
-        """Any direction, with this one's spread: a dose moves the stream exactly as far. The control."""
+        """A random direction with this one's spread, so that a dose moves the stream exactly as far: the control."""
         vector = torch.randn(len(self.unit), generator=torch.Generator().manual_seed(seed))
         return replace(Direction.of(vector, features), spread=self.spread)
 
     def project(self, x: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest"]:
-        """Where activations lie along it, in spreads from its centre."""
+        """Projections of activations on the direction, in spreads from its centre."""
         return (x @ self.unit.to(x) - self.centre) / self.spread
 
 
-def push(direction: Direction, dose: float, tokens: Tokens | None = None) -> list[HookFunction]:
+def push(direction: Direction, dose: float, tokens: Region | None = None) -> list[HookFunction]:
     """Moves every (chosen) token by `dose` spreads along the direction; a dose of 0 changes no bit."""
-    return [edits.add(dose * direction.spread * direction.unit, tokens=tokens)]
+    return [edits.add(number(dose, "dose") * direction.spread * direction.unit, tokens=tokens)]
 
 
-def erase(direction: Direction, tokens: Tokens | None = None) -> list[HookFunction]:
-    """Sets every (chosen) token to the direction's centre, so that nothing can be told along it and the mean stays."""
+def erase(direction: Direction, tokens: Region | None = None) -> list[HookFunction]:
+    """Sets every (chosen) token to the direction's centre, so that it carries no information and the mean stays."""
     return [
         edits.project_out(direction.unit, tokens=tokens),
         edits.add(direction.centre * direction.unit, tokens=tokens),
@@ -101,7 +105,7 @@ def erase(direction: Direction, tokens: Tokens | None = None) -> list[HookFuncti
 
 
 def leace(features: Features, possible: np.ndarray) -> list[HookFunction]:
-    """LEACE: the least change after which no linear probe tells possible clips (Belrose et al. 2023).
+    """LEACE: the least change after which no linear probe separates possible clips (Belrose et al. 2023).
 
     Raises:
         ImportError: concept-erasure is not installed.
@@ -112,7 +116,7 @@ def leace(features: Features, possible: np.ndarray) -> list[HookFunction]:
         package = importlib.import_module("concept_erasure")
     except ImportError as error:
         raise ImportError(
-            "got no package concept_erasure · expected it for LEACE · pip install concept-erasure, or use erase()"
+            "got no package concept_erasure · expected it, for LEACE · pip install concept-erasure, or use erase()"
         ) from error
     eraser = package.LeaceEraser.fit(torch.from_numpy(features).double(), torch.from_numpy(labels).double())
 
@@ -140,28 +144,29 @@ def steering(
 
     Raises:
         ValueError: no functions, or levels that are not in order in [0, 1].
-        RuntimeError: nothing was run inside that lies at these points, steps and levels. See also `lens.hooks`.
+        RuntimeError: no evaluation inside the block at these points, steps and levels. See also `lens.hooks`.
     """
-    low, high = sigmas
-    if not functions or not 0 <= low <= high <= 1:
+    levels = [number(level, "sigmas") for level in collection(sigmas, "sigmas", "two levels")]
+    if not functions or len(levels) != 2 or not 0 <= levels[0] <= levels[1] <= 1:
         raise ValueError(
-            f"got {len(functions)} functions, sigmas {low:g} to {high:g} · expected one or more, 0 <= low <= high <= 1"
+            f"got {len(functions)} functions, sigmas {levels} · expected one or more, and 0 <= low <= high <= 1"
         )
-    met: list[float] = []
+    low, high = levels
+    sigmas_met: list[float] = []
 
     def within(function: HookFunction) -> HookFunction:
         def call(x: Tensor, hook: Hook) -> Tensor | None:
             if not low <= hook.sigma <= high:
                 return None
-            met.append(hook.sigma)
+            sigmas_met.append(hook.sigma)
             return function(x, hook)
 
         return call
 
     with lens.hooks([(points, within(function)) for function in functions], steps):
         yield lens
-    if not met:
+    if not sigmas_met:
         raise RuntimeError(
-            f"got no evaluation at sigma {low:g} to {high:g} · expected one or more inside the block"
-            " · sample or continue there, or widen sigmas="
+            f"got no evaluation between sigma {low:g} and {high:g} · expected one or more inside the with block ·"
+            " sample or continue inside it, or widen sigmas="
         )

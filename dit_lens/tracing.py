@@ -1,13 +1,32 @@
-"""The only file that imports nnsight: reads and writes at sites of a stock model, skips a prefix, stops early."""
+"""Reads and writes at sites of a stock model by nnsight, skips a prefix, stops early. No other file imports nnsight.
+
+Example of a skipped prefix: a model of four blocks, one point in block 2, `stop=True`, and
+
+    Prefix(paths=("blocks.0", "blocks.1"), stream=x)    x is a cached input of block 2
+
+    embedding           runs, since it lies outside of the blocks; the skipped blocks ignore its output
+    blocks.0, blocks.1  do not run; each returns x
+    blocks.2            runs on x up to the point, where `visit` reads or edits its value
+    blocks.3, ...       do not run
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+with suppress(
+    ImportError
+):  # nnsight adds `save` to every object, which makes later imports of these anyio classes fail
+    for _classes in ("anyio.abc._sockets", "anyio.streams.tls", "anyio.streams.file"):
+        import_module(_classes)
+
 from nnsight import NNsight
+from nnsight.intervention.source import STATE
 from torch import Tensor, nn
 
 from dit_lens.hook_points import HookPoint, Site, Table
@@ -18,13 +37,13 @@ MIXING = ("dispatch_attention_fn", "F_scaled_dot_product_attention")
 
 @dataclass(frozen=True)
 class Partly:
-    """A module that is run for the first rows of a batch alone.
+    """A module that runs for the first rows of a batch only.
 
     Attributes:
-        path: of the module, inside which nothing may be read or written then.
-        rows: how many; it is not run at all for none.
-        of: how many rows there are.
-        complete: what it puts out for these rows (None for none) -> what it puts out for all.
+        path: the module path; nothing may be read or written inside the module.
+        rows: the number of rows; with 0 the module does not run.
+        of: the number of rows in the batch.
+        complete: the module's output for these rows (None for 0 rows) -> its output for the whole batch.
     """
 
     path: str
@@ -32,24 +51,24 @@ class Partly:
     of: int
     complete: Callable[[Tensor | None], Tensor]
 
-    def narrowed(self, told: Any) -> Any:
-        """What the module is called with, less the rows it is not run for; what serves all rows stays as it is."""
-        if isinstance(told, Tensor):
-            # Tables of two axes (rotary, a causal mask) may have as many rows by chance: they are of tokens.
-            return told[: self.rows] if told.ndim > 2 and len(told) == self.of else told
-        if isinstance(told, Mapping):
-            return {name: self.narrowed(value) for name, value in told.items()}
-        return type(told)(map(self.narrowed, told)) if isinstance(told, tuple | list) else told
+    def narrowed(self, inputs: Any) -> Any:
+        """The module's inputs for the first rows only; tensors without a batch axis stay as they are."""
+        if isinstance(inputs, Tensor):
+            # Tensors of two axes (rotary, a causal mask) may have the same length by chance, but it is one of tokens.
+            return inputs[: self.rows] if inputs.ndim > 2 and len(inputs) == self.of else inputs
+        if isinstance(inputs, Mapping):
+            return {name: self.narrowed(value) for name, value in inputs.items()}
+        return type(inputs)(map(self.narrowed, inputs)) if isinstance(inputs, tuple | list) else inputs
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Where a run begins: blocks that are not run, and perhaps a module of the first one that is run partly.
+    """The start of a run: blocks to skip, and optionally a module of the first block that runs for some rows only.
 
     Attributes:
-        paths: of the blocks; the last puts out `stream`, the cached input of the block after it.
-        stream: a tensor, or a tuple of them where blocks put out several.
-        partly: the module.
+        paths: module paths of the skipped blocks, each of which returns `stream`, the cached input of the block after.
+        stream: a tensor, or a tuple of them where blocks return several.
+        partly: the module that runs for some rows only.
     """
 
     paths: tuple[str, ...] = ()
@@ -59,7 +78,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Skip:
-    """A module that is not run and puts out `stream`."""
+    """A module that does not run and returns `stream`."""
 
     path: str
     stream: Any
@@ -68,14 +87,14 @@ class Skip:
 class TracedModel:
     """A transformer under nnsight.
 
-    Outside a trace the model runs as it did; after a trace, an exception or Ctrl-C nothing is left on it.
+    Outside a trace the model is unchanged; a trace, an exception or Ctrl-C leave nothing on it.
     """
 
     def __init__(self, module: nn.Module, table: Table):
         self.envoy, self.table = NNsight(module), table
         self._place = {site: i for i, site in enumerate(table.sites)}
         for path in {site.path for site in table.sites if site.port in ("local", "processor")}:
-            # nnsight can serve what is inside a forward only where it was instrumented before it began.
+            # nnsight can reach inside a forward only if it was instrumented before the call.
             _ = self.module(path).source
         self._instrumented = module.forward
 
@@ -92,16 +111,16 @@ class TracedModel:
         Args:
             inputs: keyword arguments of the transformer.
             points: hook points to visit.
-            visit: (point, value) -> value; returning the same tensor leaves the model untouched there.
+            visit: (point, value) -> value; returning the same tensor changes nothing in the model.
             prefix: what to skip.
-            stop: end after the last point; nothing behind it is run.
+            stop: end after the last point, without running anything later.
 
         Returns:
             The model's output, or None where it was stopped.
         """
         due = self._due(points)
         order = self._order(due, prefix or Prefix())
-        told = {site for point in points for site in point.sites[:-1]}  # what later sites need; all else is let go
+        needed = {site for point in points for site in point.sites[:-1]}  # later sites need these; others are freed
         result: list[Any] = []
         tracer: Any
         with self._in_place(), self.envoy.trace(**inputs) as tracer:
@@ -115,7 +134,7 @@ class TracedModel:
                     module.output = place.complete(module.output)
                 else:
                     raw = self._serve(place, due[place], values, visit)
-                    if place in told or place.port == "processor":
+                    if place in needed or place.port == "processor":
                         values[place] = raw
                     del raw
             if stop:
@@ -126,24 +145,24 @@ class TracedModel:
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """The module's forward as nnsight has it, under which accelerate's hook acts too.
+        """Restores the forward that nnsight instrumented, which runs accelerate's hook too, for the time of a trace.
 
-        A pipeline that moves its parts about takes that hook off and puts it on anew at the end of every call, and with
-        it goes the forward that it found.
+        An offloading pipeline removes accelerate's hook and adds it again at the end of every call, and so replaces
+        the instrumented forward.
         """
         module: Any = self.envoy._module
         if not self._displaced:
             yield
             return
-        found, module.forward = module.forward, self._instrumented
+        displacing, module.forward = module.forward, self._instrumented
         try:
             yield
         finally:
-            module.forward = found
+            module.forward = displacing
 
     @property
     def running(self) -> bool:
-        """Whether a trace of this model is under way."""
+        """Whether a trace of this model is running."""
         return self.envoy.interleaver.interleaving
 
     @property
@@ -152,21 +171,28 @@ class TracedModel:
         module: Any = self.envoy._module
         return "_hf_hook" in vars(module) and module.forward is not self._instrumented
 
+    @property
+    def replaced(self) -> bool:
+        """Whether other code than ours replaced the forward that nnsight instrumented."""
+        module: Any = self.envoy._module
+        ours = getattr(module.forward, "__module__", "").partition(".")[0] == __package__  # of active hooks
+        return module.forward != self._instrumented and "_hf_hook" not in vars(module) and not ours
+
     def trace(self, inputs: Mapping[str, Any]):
-        """The nnsight tracer over the transformer, for a `with` block of the user's.
+        """The nnsight tracer over the transformer, for a user's `with` block.
 
         Raises:
-            RuntimeError: a pipeline that moves its parts about has put forward on anew, which nnsight cannot follow.
+            RuntimeError: an offloading pipeline has replaced the forward, which nnsight cannot handle.
         """
         if self._displaced:
             raise RuntimeError(
-                "got a transformer whose forward its pipeline made anew (enable_model_cpu_offload) · expected it as the"
+                "got a transformer whose forward its pipeline replaced (enable_model_cpu_offload) · expected it as the"
                 " lens found it · make a new lens on the pipeline before `trace`; run_with_cache and hooks go on"
             )
         return self.envoy.trace(**inputs)
 
     def _due(self, points: Sequence[HookPoint]) -> dict[Site, list[HookPoint]]:
-        """Sites to touch, in forward order, each with the points whose value is complete there."""
+        """Sites to visit, in forward order, each with the points whose last site it is."""
         needed = {site for point in points for site in point.sites}
         due: dict[Site, list[HookPoint]] = {site: [] for site in self.table.sites if site in needed}
         for point in points:
@@ -174,7 +200,7 @@ class TracedModel:
         return due
 
     def _order(self, due: Mapping[Site, list[HookPoint]], prefix: Prefix) -> list[Site | Skip | Partly]:
-        """Sites, and what is skipped, in the order in which the forward meets them."""
+        """Sites and skipped modules in forward order."""
         places: list[tuple[int, Site | Skip | Partly]] = []
         if prefix.paths:
             first = self._first(prefix.paths[0])
@@ -186,20 +212,21 @@ class TracedModel:
         return [place for _, place in sorted(places, key=lambda place: place[0])]
 
     def _first(self, path: str) -> int:
-        """The place of the first site in a module."""
+        """The index of the first site in a module."""
         return next(i for site, i in self._place.items() if site.path == path or site.path.startswith(f"{path}."))
 
     def _serve(self, site: Site, points: list[HookPoint], values: dict[Site, Any], visit: Visit) -> Any:
-        raw = found = self._get(site, values)
+        """Visits the points that end at a site, writes back what they changed, and returns the site's value."""
+        raw = original = self._get(site, values)
         changed = False
         for point in points:
-            known = [values[s] for s in point.sites[:-1]]
-            old = point.read(*known, raw)
+            earlier = [values[s] for s in point.sites[:-1]]
+            old = point.read(*earlier, raw)
             new = visit(point, old)
             if new is not old and point.write is not None:
-                raw, changed = point.write(new, old, *known, raw), True
+                raw, changed = point.write(new, old, *earlier, raw), True
         if changed:
-            raw = in_layout(raw, found)
+            raw = in_layout(raw, original)
             self._set(site, raw, values)
         return raw
 
@@ -217,7 +244,7 @@ class TracedModel:
         setattr(*self._slot(site, values), value)
 
     def _slot(self, site: Site, values: Mapping[Site, Any]) -> tuple[Any, str]:
-        """The nnsight object and attribute that stand for a site."""
+        """The nnsight object and attribute of a site."""
         module = self.module(site.path)
         match site.port:
             case "local":
@@ -232,26 +259,38 @@ class TracedModel:
         return module, site.port
 
 
+def untraced_copy(module: Any) -> Any:
+    """A copy of a module over the same submodules, without the state of nnsight."""
+    untraced = copy.copy(module)
+    for name in ("forward", STATE):
+        vars(untraced).pop(name, None)
+    vars(untraced)["_modules"] = dict(module._modules)
+    return untraced
+
+
 def in_layout(new: Any, old: Any) -> Any:
-    """A value laid out in memory as the one whose place it takes: layout chooses kernels, which differ by rounding."""
+    """A value in the memory layout of the one that it replaces, because kernels for other layouts round differently.
+
+    A replacement of strides (6, 1) for a value of shape (2, 6) and strides (1, 2) is copied into strides (1, 2).
+    """
     if isinstance(old, Mapping):
         return {name: in_layout(value, old.get(name)) for name, value in new.items()}
     if isinstance(old, tuple):
-        return tuple(in_layout(one, other) for one, other in zip(new, old, strict=True))
+        return tuple(in_layout(value, original) for value, original in zip(new, old, strict=True))
     if not isinstance(old, Tensor) or new is old or (new.shape, new.stride()) == (old.shape, old.stride()):
         return new
     if new.shape != old.shape or 0 in old.stride():
-        return new  # of another shape, or expanded: memory that several places share cannot hold what differs
+        return new  # another shape, or expanded: memory that elements share cannot hold different values
     return new.new_empty_strided(old.shape, old.stride()).copy_(new)
 
 
 def mixing_call(names: Iterable[str]) -> str:
-    """Which operation of an attention processor mixes values: the last call of an attention function in its source.
+    """The name of the operation that mixes values in an attention processor: the last call of an attention function.
 
     Labels are numbered by occurrence in the source; an image branch (Wan, Cosmos) comes before the main call.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the processor calls no attention function.
     """
     calls = [name for name in names if name.startswith(MIXING)]
     if not calls:

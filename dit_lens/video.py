@@ -1,4 +1,4 @@
-"""Frames to tensors and back, and how far two videos are apart."""
+"""Conversion between frames and video tensors, and the distance of two videos (PSNR)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def to_tensor(frames: UInt8[np.ndarray, "*b F H W 3"]) -> Float[Tensor, "*b 3 F 
     """uint8 frames as float32 in [-1, 1], channels before frames.
 
     Raises:
-        ValueError: not uint8 RGB of four or five dimensions.
+        ValueError: not uint8 RGB frames in four or five dimensions.
     """
     if frames.dtype != np.uint8 or frames.ndim not in (4, 5) or frames.shape[-1] != 3:
         remedy = (
@@ -28,8 +28,18 @@ def to_tensor(frames: UInt8[np.ndarray, "*b F H W 3"]) -> Float[Tensor, "*b 3 F 
 
 
 def to_frames(video: Float[Tensor, "*b 3 F H W"]) -> UInt8[np.ndarray, "*b F H W 3"]:
-    """The inverse of `to_tensor`, clipped and rounded."""
-    levels = ((video.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    """The inverse of `to_tensor`, clipped and rounded.
+
+    Raises:
+        ValueError: a value is not finite; conversion would make it black.
+    """
+    values = video.detach().float().cpu()
+    if unsound := int((~values.isfinite()).sum()):
+        raise ValueError(
+            f"got a video of which {unsound} of {values.numel()} values are not finite · expected numbers near [-1, 1]"
+            " · look for the first latent that is not finite; float16 overflows where bfloat16 does not"
+        )
+    levels = ((values + 1) * 127.5).round().clamp(0, 255)
     return rearrange(levels, "... c f h w -> ... f h w c").to(torch.uint8).numpy()
 
 

@@ -10,32 +10,31 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.attribute_heads import ESTIMATES, agreement
-from analyses.frozen_probe import halves
-from analyses.pairs import content, label_odd, top_places
-from dit_lens import plots, results, stats
-from figures.output import caption, save
+from dit_lens import plots, results
+from dit_lens.measures.attribute_heads import ESTIMATES, agreement
+from dit_lens.measures.labels import halves, mean_interval
+from dit_lens.measures.patching import content_of_pairs, label_effect_of_pairs, top_places
+from dit_lens.plots import COLOURS, MARKERS
+from figures.output import caption, main, save
+from figures.places import reach_of
 
-TABLE = Path("figures/data/attribute_heads.nc")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "osD"  # by estimate
 SHORT: dict[str, str] = dict(zip(ESTIMATES, ("int. gradients", "gradient × diff.", "int. gr. from noise"), strict=True))
 
 
-def draw(result: xr.Dataset) -> Path:
-    """Rows of maps: label-odd by all estimates, content; a column to a model; below, the top heads with intervals."""
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
+    """Rows of maps: label effect by all estimates, content; one column per model; below, the top heads."""
     plots.use_style()
     models = [str(model) for model in result.model.values]
     figure = plt.figure(figsize=(max(6.4, 1.9 * len(models) + 1.6), 8.2))
     above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.7, 1.1]))
     chosen = top_places(result.sel(estimate=ESTIMATES[0]), models[0], int(result.step.item()))
     panels = above.subplots(1 + len(ESTIMATES), len(models), squeeze=False, sharex=True, sharey=True)
-    odd = label_odd(result).mean("quadruplet").squeeze("step", drop=True)
+    effect = label_effect_of_pairs(result).mean("scene", skipna=False).squeeze("step", drop=True)
     for row, estimate in enumerate(ESTIMATES):
-        label = f"{SHORT[estimate]},\nlabel-odd [SD]"
-        _maps(panels[row], odd.sel(estimate=estimate), label, "RdBu_r")
-    rest = content(result.sel(estimate=ESTIMATES[0])).mean("quadruplet").squeeze("step", drop=True)
-    _maps(panels[-1], rest, f"{SHORT[ESTIMATES[0]]},\ncontent, rms [SD]", "viridis")
+        label = f"{SHORT[estimate]},\nlabel effect [SD]"
+        _maps(panels[row], effect.sel(estimate=estimate), label, "RdBu_r")
+    content = content_of_pairs(result.sel(estimate=ESTIMATES[0])).mean("scene", skipna=False).squeeze("step", drop=True)
+    _maps(panels[-1], content, f"{SHORT[ESTIMATES[0]]},\ncontent, rms [SD]", "viridis")
     for column, model in enumerate(models):
         panels[0, column].set_title(model)
         for row, estimate in enumerate(ESTIMATES[1:], start=1):
@@ -47,20 +46,20 @@ def draw(result: xr.Dataset) -> Path:
         frames[head] = True
     plots.outline(panels[0, 0], frames)
     _intervals(below.subplots(), halves(result)[1], chosen)
-    made = results.facts(result)["config"]
+    config, pairs = results.facts(result)["config"], int((result.sign != 0).sum())
     note = (
-        f"n = {result.sizes['quadruplet']} test quadruplets, 8 possible/impossible pairs each; framed: top heads,"
-        f" ranked on half of them,\nbelow on the other {halves(result)[1].sizes['quadruplet']}, 95% CI; probe of block"
-        f" {int(result.readout_block)}'s output, {made['path']}, step {made['step']} (σ = {float(result.sigma):.2f});"
-        f" largest delta {float(result.delta.sel(estimate=ESTIMATES[0]).max()):.1g}"
+        f"n = {result.sizes['scene']} test scenes, {pairs} exchanges of a possible and an impossible clip in each;"
+        f" framed: top heads,\nranked on half of them, below on the other {halves(result)[1].sizes['scene']}, 95% CI;"
+        f" probe after block {int(result.readout_block)}, {config['path']}, step {int(result.step.item())} (σ ="
+        f" {float(result.sigma):.2f}); largest delta {float(result.delta.sel(estimate=ESTIMATES[0]).max()):.1g}"
     )
     below.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "attribute_heads")
+    return save(figure, "attribute_heads", path)
 
 
 def _maps(panels: np.ndarray, values: xr.DataArray, label: str, colours: str) -> None:
-    """One map to a model, all on one scale."""
-    reach = float(np.abs(values).max())
+    """One map per model, all on one scale."""
+    reach = reach_of(values)
     limits = (-reach, reach) if colours == "RdBu_r" else (0.0, reach)
     for axes, model in zip(panels, values.model.values, strict=True):
         image = plots.heat_map(axes, values.sel(model=model).transpose("block", "head").values, limits, colours)
@@ -69,30 +68,19 @@ def _maps(panels: np.ndarray, values: xr.DataArray, label: str, colours: str) ->
 
 
 def _intervals(axes: Axes, report: xr.Dataset, chosen: Sequence[tuple[int, ...]]) -> None:
-    """The chosen heads: every model in its colour, a marker to an estimate."""
-    odd = label_odd(report).squeeze("step", drop=True)
-    rows = np.arange(len(chosen))[::-1]
-    axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-    series = [(i, str(model), estimate) for i, model in enumerate(odd.model.values) for estimate in ESTIMATES]
-    for place, (i, model, estimate) in enumerate(series):
-        seen = np.stack([odd.sel(model=model, estimate=estimate)[:, block, head] for block, head in chosen], axis=1)
-        middle, low, high = stats.bootstrap_ratio(seen, np.ones_like(seen))
-        axes.errorbar(
-            middle,
-            rows + 0.75 / len(series) * ((len(series) - 1) / 2 - place),
-            xerr=np.abs(np.stack([middle - low, high - middle])),
-            fmt=MARKERS[ESTIMATES.index(estimate)],
-            color=COLOURS[i % len(COLOURS)],
-            markersize=3,
-            linewidth=0.9,
-            label=f"{model}, {SHORT[estimate]}",
-        )
-    axes.set_yticks(rows, [f"block {block}, head {head}" for block, head in chosen])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.6, len(chosen) - 0.4)
-    axes.set_xlabel("label-odd attribution [probe SD]")
+    """The chosen heads: every model in its colour, one marker per estimate."""
+    effect = label_effect_of_pairs(report).squeeze("step", drop=True)
+    blocks, heads = (xr.DataArray(list(places), dims="row") for places in zip(*chosen, strict=True))
+    series = list[plots.Series]()
+    for i, model in enumerate(map(str, effect.model.values)):
+        for estimate, marker in zip(ESTIMATES, MARKERS, strict=False):
+            cells = effect.sel(model=model, estimate=estimate).isel(block=blocks, head=heads)
+            style = COLOURS[i % len(COLOURS)], marker
+            series.append(plots.Series(f"{model}, {SHORT[estimate]}", *mean_interval(cells), *style))
+    plots.grouped_intervals(axes, [f"block {block}, head {head}" for block, head in chosen], series)
+    axes.set_xlabel("label effect [probe SD]")
     axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("attribute_heads", draw)

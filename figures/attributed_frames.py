@@ -1,4 +1,4 @@
-"""Frames of a pair of clips with attributions over them, and label-odd attribution frame by frame."""
+"""Frames of a pair of clips with attributions over them, and label effects frame by frame."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from analyses.lines import SHOWN
-from dit_lens import stats
+from dit_lens.measures.attributed_frames import SHOWN
+from dit_lens.measures.labels import mean_interval
+from dit_lens.plots import COLOURS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
-BEHIND = "#b2182b"
+AFTER = "#b2182b"  # the splice
+FRAMES = 9  # drawn of a clip, evenly
+
+
+def frames_drawn(count: int) -> list[int]:
+    """Indices of the frames to draw of a clip of `count` frames."""
+    return np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int).tolist()
 
 
 def draw_pair(panels: np.ndarray, here: xr.Dataset, frames: Sequence[int]) -> None:
-    """Rows: the possible clip, the impossible one, and a map to a baseline over the possible clip in grey.
+    """Rows: the possible clip, the impossible one, and one map per baseline over the possible clip in grey.
 
     Where the paired clips agree its map is hatched, 0 by construction.
     """
@@ -28,7 +34,7 @@ def draw_pair(panels: np.ndarray, here: xr.Dataset, frames: Sequence[int]) -> No
     for column, frame in enumerate(frames):
         panels[0, column].imshow(possible[frame])
         panels[1, column].imshow(impossible[frame])
-        panels[0, column].set_title(f"{frame}", fontsize=6, color="k" if frame < int(here.cut) else BEHIND)
+        panels[0, column].set_title(f"{frame}", fontsize=6, color=AFTER if frame >= float(here.cut) else "k")
         for row, values in enumerate(maps.values, start=2):
             hatched = str(maps.baseline.values[row - 2]) == "paired clip" and bool(here.shown_agree[frame])
             image = _overlay(panels[row, column], possible[frame], values[frame], (-reach, reach), hatched)
@@ -48,11 +54,11 @@ def _overlay(
 ) -> AxesImage:
     """Attribution in colour, the more opaque the larger, over the frame in pale grey; one value may cover pixels."""
     rows, columns = frame.shape[:2]
-    whole = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     axes.imshow(0.55 + 0.45 * frame.mean(-1) / 255, vmin=0, vmax=1, cmap="gray")
     opaque = np.clip(np.abs(values) / limits[1] * 2, 0, 1)
     image = axes.imshow(
-        values, vmin=limits[0], vmax=limits[1], cmap="RdBu_r", alpha=opaque, extent=whole, interpolation="nearest"
+        values, vmin=limits[0], vmax=limits[1], cmap="RdBu_r", alpha=opaque, extent=extent, interpolation="nearest"
     )
     if hatched:
         size = {"width": columns, "height": rows}
@@ -60,21 +66,22 @@ def _overlay(
     return image
 
 
-def draw_profiles(axes: Axes, profiles: Mapping[str, xr.DataArray], splices: np.ndarray, every: int = 1) -> None:
-    """Profiles (quadruplet, frame) with intervals, in colour; those of random directions in grey.
+def draw_profiles(axes: Axes, profiles: Mapping[str, xr.DataArray], splices: np.ndarray, label: str) -> None:
+    """Profiles (scene, frame) with intervals, in colour; those of random directions in grey.
 
     Args:
-        splices: of the quadruplets; a red line where all are cut at one frame.
-        every: so many frames have one tick.
+        splices: of the scenes; a red line where all are cut at one frame.
+        label: what a frame is called.
     """
     colours = iter(COLOURS * len(profiles))
     for name, profile in profiles.items():
-        seen = profile.transpose("quadruplet", "frame").values
-        middle, low, high = stats.bootstrap_ratio(seen, np.ones_like(seen))
+        middle, low, high = mean_interval(profile.transpose("scene", "frame"))
         frames, colour = np.arange(len(middle)), "0.6" if "random " in name else next(colours)
         axes.fill_between(frames, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(frames, middle, "o-", color=colour, markersize=2, linewidth=1, label=name)
     axes.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
-    if len(np.unique(splices)) == 1:
-        axes.axvline(splices[0] - 0.5, color=BEHIND, linewidth=0.8)
-    axes.set_xticks(range(0, len(middle), every))
+    same_splice = len(np.unique(splices)) == 1 and bool(np.isfinite(splices[0]))
+    if same_splice:
+        axes.axvline(splices[0] - 0.5, color=AFTER, linewidth=0.8)
+    axes.set_xlabel(f"{label} (red: the break)" if same_splice else label)
+    axes.set_xticks(range(0, len(middle), max(1, len(middle) // 4)))

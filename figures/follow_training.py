@@ -8,21 +8,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from analyses.follow_training import MEASURES
-from dit_lens import plots, results
-from figures.output import caption, save
-
-TABLE = Path("figures/data/follow_training.nc")
-CHANCE = {"surprise": 0.0, "inversion": 0.5, "continuation": 0.5}
+from dit_lens import plots
+from dit_lens.measures.follow_training import CHANCE, MEASURES
+from figures.output import caption, main, save
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """A panel per measure over the training step, which is on a logarithmic axis with step 0 set apart at the left."""
     plots.use_style()
     steps = result.checkpoint.values
     places = np.log2(np.maximum(steps, steps[steps > 0].min() / 2))
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(7.2, 2.3))
-    for axes, (name, title) in zip(panels, MEASURES.items(), strict=True):
+    titles = {name: title for name, title in MEASURES.items() if name in result.measure.values}
+    figure, panels = plt.subplots(1, len(titles), figsize=(7.2, 2.3))
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
         value, low, high = result.value.sel(measure=name).transpose("bound", "checkpoint").values
         if name in CHANCE:
             axes.axhline(CHANCE[name], color="0.6", linewidth=0.8, linestyle="--")
@@ -32,10 +30,10 @@ def draw(result: xr.Dataset) -> Path:
         axes.set_xticks(places, [f"{step}" for step in steps], rotation=90)
         axes.set_xlabel("training step")
         axes.set_title(title.replace(" (", "\n(").replace(", ", ",\n", 1))
-    note = f"n = {results.facts(result)['config']['test']} test quadruplets, 95% CI; step 0: random initialisation"
+    note = f"n = {int(result.scenes)} test scenes, 95% CI; step 0: random initialisation"
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "follow_training")
+    return save(figure, "follow_training", path)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("follow_training", draw)

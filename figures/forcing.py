@@ -9,15 +9,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.forcing import CEILING
-from analyses.forcing_scores import STATISTICS, by_hiding, by_property, drift_scores, scores
 from dit_lens import plots, results
-from figures.output import caption, save
+from dit_lens.measures.forcing import CEILING, STATISTICS, by_hiding, by_property, drift_scores, scores
+from dit_lens.plots import COLOURS, MARKERS
+from figures.output import caption, main, save
 
-TABLE = Path("figures/data/forcing.nc")
-COLOURS = ("#0072b2", "#d55e00", "0.5", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
 LEVELS = ("#440154", "#31688e", "#35b779", "#e0a800", "#b4473c")  # from low context noise to high
-MARKERS = "osD^vP"
 ENDS = ("", "_low", "_high")
 TITLES = {
     "place": "in place",
@@ -30,7 +27,7 @@ TITLES = {
 }
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Above, continuations by property; in the middle, forgetting; below, drift."""
     plots.use_style()
     figure = plt.figure(figsize=(7.2, 7.6))
@@ -40,15 +37,16 @@ def draw(result: xr.Dataset) -> Path:
         _properties(axes, result.sums.isel(context=-1), measure)
     above.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
     _forgetting(middle.subplots(1, 4), result.sums)
-    panels = below.subplots(1, len(STATISTICS))
-    _drift(panels, drift_scores(result.drift))
-    below.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
+    if "drift" in result:
+        panels = below.subplots(1, len(STATISTICS))
+        _drift(panels, drift_scores(result.drift))
+        below.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
     note = (
-        f"n = {result.sizes['quadruplet']} test quadruplets (A and B) above, {result.sizes['rolled']} clips A below;"
-        f" 95% CI over them; {results.facts(result)['config']['steps']} Euler steps"
+        f"n = {result.sizes['scene']} test scenes (A and B) above, {result.sizes.get('rolled', 0)} clips A below;"
+        f" 95% CI over them; {results.facts(result)['config']['sampler_steps']} Euler steps"
     )
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "forcing")
+    return save(figure, "forcing", path)
 
 
 def _band(axes: Axes, x: np.ndarray, ends: tuple[np.ndarray, ...], i: int, label: str, of: tuple = COLOURS) -> None:
@@ -58,7 +56,7 @@ def _band(axes: Axes, x: np.ndarray, ends: tuple[np.ndarray, ...], i: int, label
     axes.plot(x, middle, MARKERS[i % len(MARKERS)] + "-", color=colour, markersize=2.8, linewidth=1, label=label)
 
 
-def _ends(values: xr.Dataset, measure: str) -> tuple[np.ndarray, ...]:
+def _ends(values: xr.Dataset, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Middle and interval; nothing is drawn where too few objects were found for an interval."""
     middle, low, high = (values[f"{measure}{end}"].values for end in ENDS)
     return np.where(np.isfinite(low), middle, np.nan), low, high
@@ -66,25 +64,13 @@ def _ends(values: xr.Dataset, measure: str) -> tuple[np.ndarray, ...]:
 
 def _properties(axes: Axes, sums: xr.DataArray, measure: str) -> None:
     """Intervals of every property, the models of a property below each other; all on top, set apart by a line."""
-    models = [str(m) for m in sums.model.values]
-    for i, model in enumerate(models):
+    series, names = [], []
+    for i, model in enumerate(str(m) for m in sums.model.values):
         values = by_property(sums.sel(model=model))
-        rows = np.arange(values.sizes["property"])[::-1]
-        middle, low, high = _ends(values, measure)
-        axes.errorbar(
-            middle,
-            rows + 0.75 / max(4, len(models)) * ((len(models) - 1) / 2 - i),
-            xerr=np.abs(np.stack([middle - low, high - middle])),
-            fmt=MARKERS[i % len(MARKERS)],
-            color=_colour(model, i),
-            markersize=2.4,
-            linewidth=0.9,
-            label=model,
-        )
-    axes.axhline(rows[0] - 0.5, color="0.8", linewidth=0.6)
-    axes.set_yticks(rows, [str(p) for p in values.property.values])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.tick_params(axis="y", length=0)
+        names = [str(p) for p in values.property.values]
+        series.append(plots.Series(model, *_ends(values, measure), colour=_colour(model, i)))
+    plots.grouped_intervals(axes, names, series, chance=np.nan)
+    axes.axhline(len(names) - 1.5, color="0.8", linewidth=0.6)
     axes.set_xlabel(TITLES[measure])
     if measure != "psnr":
         axes.set_xlim(-0.04, 1.04)
@@ -98,14 +84,14 @@ def _forgetting(panels: np.ndarray, sums: xr.DataArray) -> None:
     """By latent frames given, models by colour; by frames hidden, the model in question."""
     for axes, measure in zip(panels, ("place", "colour", "psnr"), strict=False):
         for i, model in enumerate(sums.model.values[:-1]):
-            _band(axes, sums.context.values, _ends(scores(sums.sel(model=model)), measure), i, str(model))
+            _band(axes, sums.context.values, _ends(scores(sums.sel(model=model)), measure), i, plots.label(str(model)))
         axes.set_xticks(sums.context.values)
         axes.set_xlabel("latent frames given")
         axes.set_title(TITLES[measure])
         if measure != "psnr":
             axes.set_ylim(-0.04, 1.04)
     _hiding(panels[3], by_hiding(sums.isel(model=0, context=-1)))
-    panels[3].set_title(f"{sums.model.values[0]},\nfirst half given")
+    panels[3].set_title(f"{plots.label(str(sums.model.values[0]), 24)},\nfirst half given")
 
 
 def _hiding(axes: Axes, hiding: dict[int, xr.Dataset]) -> None:
@@ -123,16 +109,18 @@ def _hiding(axes: Axes, hiding: dict[int, xr.Dataset]) -> None:
 def _drift(panels: np.ndarray, measured: xr.DataArray) -> None:
     """Round by round, context noise by colour; the dashed line is the true clip."""
     for axes, statistic in zip(panels, STATISTICS, strict=True):
-        here = measured.sel(statistic=statistic)
-        axes.axhline(float(here.sel(end="middle").isel(level=0, round=0)), color="0.6", linewidth=0.8, linestyle="--")
-        for i, level in enumerate(here.level.values):
-            ends = tuple(here.sel(level=level, end=end).values for end in ("middle", "low", "high"))
-            _band(axes, here["round"].values, ends, i, f"context σ = {level:g}", LEVELS)
-        axes.set_xlabel("windows rolled on")
-        axes.set_xticks(here["round"].values[::2])
+        of_statistic = measured.sel(statistic=statistic)
+        axes.axhline(
+            float(of_statistic.sel(end="middle").isel(level=0, round=0)), color="0.6", linewidth=0.8, linestyle="--"
+        )
+        for i, level in enumerate(of_statistic.level.values):
+            ends = tuple(of_statistic.sel(level=level, end=end).values for end in ("middle", "low", "high"))
+            _band(axes, of_statistic["round"].values, ends, i, f"context σ = {level:g}", LEVELS)
+        axes.set_xlabel("windows generated")
+        axes.set_xticks(of_statistic["round"].values[::2])
         axes.set_title(TITLES[statistic], fontsize=7)
         axes.set_ylim(0, None)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("forcing", draw)

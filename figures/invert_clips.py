@@ -1,4 +1,4 @@
-"""Solvers, the path step by step, known noise, and what fidelity knows of labels: `python -m figures.invert_clips`."""
+"""Solvers, the path step by step, known noise, and AUROC of fidelity for labels: `python -m figures.invert_clips`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
-from dit_lens import fidelity, plots, results
-from figures.output import caption, save
+from dit_lens import plots, results
+from dit_lens.measures.invert_clips import ENCODED, EXTREME, TO_CEILING
+from figures.output import caption, main, save
 
-TABLE = Path("figures/data/invert_clips.nc")
-COLOURS = ("0.55", "#e69f00", "#cc79a7", "#0072b2", "#d55e00", "#009e73", "#56b4e9")  # Okabe and Ito's
-MARKERS = "ovDs^PX"
+# Euler in grey; then implicit Euler, midpoint, Heun and others.
+COLOURS = (*(plots.COLOURS[i] for i in (3, 5, 4, 0, 1, 2)), "#56b4e9")
+MARKERS = f"{plots.MARKERS}X"
 TONES = ("#0072b2", "#8fc4e2", "0.4", "0.75", "#d55e00", "#f0b48f")  # of models, dark and light for data sets
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Above, solvers by cost; below, one of them: prompts, known noise, noise statistics and labels."""
     plots.use_style()
     figure, panels = plt.subplot_mosaic("ABC;DEF;GHI", figsize=(7.2, 7.8))
-    _cost(panels["A"], result, result.table_error_at_data, "there and back: error of\nthe latent, |x̂ - x| / |x|")
-    _cost(panels["B"], result, result.table_to_exact, "recovered noise: distance to\nthat of the ODE solved finely")
+    _cost(panels["A"], result, result.table_error_at_data, "round trip: error of\nthe latent, |x̂ - x| / |x|")
+    _cost(panels["B"], result, result.table_to_exact, "recovered noise: distance to\nthat of a fine ODE solution")
     _cost(
         panels["C"],
         result,
-        result.table_psnr.sel(pair=fidelity.TO_CEILING),
-        "there and back: PSNR (dB) to\nthe autoencoder alone",
+        result.table_psnr.sel(pair=TO_CEILING),
+        "round trip: PSNR (dB) to\nthe autoencoder alone",
         log=False,
     )
     figure.legend(
@@ -45,16 +47,18 @@ def draw(result: xr.Dataset) -> Path:
         "recovered noise: distance to\nthat of the model in bfloat16",
         log=False,
     )
-    _prompts(panels["F"], result)
-    _known(panels["G"], result)
+    _prompts(panels["F"], result) if "prompt_noise" in result else panels["F"].axis("off")
+    _known_noise(panels["G"], result)
     _noise(panels["H"], result)
     _labels(panels["I"], result)
     clips = ", ".join(f"{d}: {int(result.n.isel(model=0).sel(data=d))} clips" for d in result.data.values)
-    made = results.facts(result)["config"]
-    below = f"below: {made['solver']}, {made['steps']} steps; {clips}; AUROC: {int(result.label_clips)} clips"
-    note = f"{made['model']}; {below}"
+    config = results.facts(result)["config"]
+    below = (
+        f"below: {config['solver']}, {config['sampler_steps']} steps; {clips}; AUROC: {int(result.label_clips)} clips"
+    )
+    note = f"{config['model']}; {below}"
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "invert_clips")
+    return save(figure, "invert_clips", path)
 
 
 def _cost(axes: Axes, result: xr.Dataset, values: xr.DataArray, label: str, log: bool = True) -> None:
@@ -68,18 +72,18 @@ def _cost(axes: Axes, result: xr.Dataset, values: xr.DataArray, label: str, log:
         )
     axes.set_xscale("log")
     axes.set_xlabel("evaluations one way")
-    ticks = [10, 20, 50, 100, 200]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_title(label)
     if log:
         axes.set_yscale("log")
 
 
-def _known(axes: Axes, result: xr.Dataset) -> None:
-    """Along the path of known noise, from the encoded video: every measure as a part of its distance between clips."""
-    here = result.isel(model=0, data=0)
-    ratio = (here.known_error.sel(start=fidelity.STARTS[1]) / here.known_between).dropna("step", how="any")
+def _known_noise(axes: Axes, result: xr.Dataset) -> None:
+    """Along the path of known noise, from the encoded video: every measure relative to its distance between clips."""
+    first = result.isel(model=0, data=0)
+    ratio = (first.known_error.sel(start=ENCODED) / first.known_between).dropna("step", how="any")
     measures = [str(name) for name in ratio.measure.values]
     streams = [name for name in measures if name.startswith("resid_post")]
     patterns = [name for name in measures if name.startswith("pattern")]
@@ -98,6 +102,9 @@ def _known(axes: Axes, result: xr.Dataset) -> None:
 
 def _prompts(axes: Axes, result: xr.Dataset) -> None:
     """How far the recovered noise moves under other prompts, beside the distance of two clips'."""
+    if "prompt" not in result.sizes:
+        axes.axis("off")
+        return
     names = [*(str(name) for name in result.prompt.values), "another clip"]
     values = 100 * np.array([*result.prompt_noise.values, float(result.prompt_between)])
     rows = np.arange(len(names))[::-1]
@@ -113,7 +120,7 @@ def _prompts(axes: Axes, result: xr.Dataset) -> None:
         )
     axes.set_yticks(rows, [name if len(name) < 20 else name.replace(" by ", "\nby ") for name in names])
     axes.set_xlim(0, 1.25 * values.max())
-    axes.set_title("recovered noise: moved by\nanother prompt (% of its norm)")
+    axes.set_title("recovered noise: change under\nanother prompt (% of its norm)")
 
 
 def _noise(axes: Axes, result: xr.Dataset) -> None:
@@ -125,7 +132,7 @@ def _noise(axes: Axes, result: xr.Dataset) -> None:
         share = 100 * result.noise_away.sel(model=model, data=data)
         axes.barh(rows + 0.4 - height * (i + 0.5), share, height, color=TONES[i % 6], label=f"{model}, {data}")
     axes.set_yticks(rows, [str(name) for name in result.statistic.values])
-    axes.set_title(f"recovered noise: channels over\n{fidelity.EXTREME:g} sd from Gaussian (%)")
+    axes.set_title(f"recovered noise: channels over\n{EXTREME:g} sd from Gaussian (%)")
     axes.set_xlim(0, 100)
     axes.legend(frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.4, -0.1))
 
@@ -136,8 +143,8 @@ def _labels(axes: Axes, result: xr.Dataset) -> None:
         axes, names, result.label_auroc.values, result.label_low.values, result.label_high.values, chance=0.5
     )
     axes.set_xlim(0.25, 1)
-    axes.set_title("AUROC for possible\n(0.5: it knows nothing)")
+    axes.set_title("AUROC for possible\n(0.5: no information)")
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("invert_clips", draw)

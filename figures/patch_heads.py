@@ -11,20 +11,33 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-from analyses.frozen_probe import halves
-from analyses.pairs import Place, label_odd, moved, of_probe, place_dims, top_places
-from analyses.pairs_table import LEVEL, against_flips, agreement
-from analyses.readouts import CONTENT, HALF, MEANS, PLAUSIBILITY, RANDOM
-from dit_lens import plots, results, stats
-from figures.output import caption, save
-from figures.places import columns_of, draw_map
+from dit_lens import plots, results
+from dit_lens.measures.labels import halves, mean_interval
+from dit_lens.measures.nulls import LEVEL
+from dit_lens.measures.patching import (
+    CONTENT,
+    HALF,
+    MEANS,
+    PLAUSIBILITY,
+    RANDOM,
+    Place,
+    against_flips,
+    agreement,
+    label_effect_of_pairs,
+    moved,
+    named,
+    of_probe,
+    place_dims,
+    top_places,
+)
+from dit_lens.plots import COLOURS, MARKERS
+from figures.output import caption, main, save
+from figures.places import columns_of, draw_map, reach_of
 
-TABLE = Path("figures/data/patch_heads.nc")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
 WHERE = {"shared": "shared half", "differs": "differing half", "all": "all tokens"}
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Above, maps by region and step; below, nulls of all heads, two probes, and the top heads. Returns the file."""
     plots.use_style()
     rows = list(product(result.step.values, result.region.values))
@@ -37,16 +50,18 @@ def draw(result: xr.Dataset) -> Path:
     _nulls(nulls, headline, int(step))
     _probes(probes, headline, int(step))
     _top(top, headline, top_places(of_probe(headline), str(result.model.values[0]), int(step)), int(step))
-    made = results.facts(result)["config"]
+    config = results.facts(result)["config"]
     blocks = ", ".join(map(str, np.unique(result.readout_block)))
+    exchanges, held_out = int((result.sign != 0).sum()), halves(result)[1].sizes["scene"]
     note = (
-        f"n = {result.sizes['quadruplet']} test quadruplets, 8 possible/impossible pairs each; {made['path']}, probe"
-        f" behind block {blocks}; hatched: later blocks. Framed, filled: p < {LEVEL:g} of the\nlargest |t| of all"
-        f" blocks, heads and steps, signs of whole quadruplets flipped. Below: {WHERE[region]}, step {step}; right:"
-        f" ranked on half the quadruplets, shown on the other {halves(result)[1].sizes['quadruplet']}, 95% CI"
+        f"n = {result.sizes['scene']} test scenes, {exchanges} exchanges of a possible and an impossible clip in each;"
+        f" {config['path']}, probe after block {blocks};\nhatched: later blocks. Framed, filled: p < {LEVEL:g} of the"
+        f" largest |t| of all blocks, heads and steps, signs of whole scenes flipped."
+        f"\nBelow: {WHERE[region]}, step {step}; right: ranked on half the scenes, shown on the other"
+        f" {held_out}, 95% CI"
     )
     below.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "patch_heads")
+    return save(figure, "patch_heads", path)
 
 
 def _maps(figure: SubFigure, result: xr.Dataset, rows: list[tuple[int, str]]) -> None:
@@ -54,15 +69,15 @@ def _maps(figure: SubFigure, result: xr.Dataset, rows: list[tuple[int, str]]) ->
     series = columns_of(result)
     panels = figure.subplots(len(rows), len(series), squeeze=False, sharex=True, sharey=True)
     for cells, (step, region) in zip(panels, rows, strict=True):
-        odd = label_odd(result.sel(region=region, drop=True))
-        p, mean = against_flips(odd).p.sel(step=step), odd.sel(step=step).mean("quadruplet", skipna=False)
-        reach = max(float(np.abs(mean.sel(model=model, readout=readout)).max()) for _, model, readout in series)
+        effect = label_effect_of_pairs(result.sel(region=region, drop=True))
+        p, mean = against_flips(effect).p.sel(step=step), effect.sel(step=step).mean("scene", skipna=False)
+        reach = max(reach_of(mean.sel(model=model, readout=readout)) for _, model, readout in series)
         for axes, (_, model, readout) in zip(cells, series, strict=True):
             at = {"model": model, "readout": readout}
             image = draw_map(axes, mean.sel(at), p.sel(at), reach)
         sigma = float(result.sigma.sel(step=step))
         cells[0].set_ylabel(f"{WHERE[region]}\nstep {step}, σ = {sigma:.2f}\nblock")
-        figure.colorbar(image, ax=cells, label="label-odd effect\n[probe SD]", shrink=0.95)
+        figure.colorbar(image, ax=cells, label="label effect\n[probe SD]", shrink=0.95)
     for axes, (title, _, _) in zip(panels[0], series, strict=True):
         axes.set_title(title)
     for axes in panels[-1]:
@@ -71,7 +86,7 @@ def _maps(figure: SubFigure, result: xr.Dataset, rows: list[tuple[int, str]]) ->
 
 def _nulls(axes: Axes, result: xr.Dataset, step: int) -> None:
     """The t of every head by model and kind of readout, with the threshold that the largest of all must pass."""
-    flips, models = against_flips(label_odd(result)), [str(model) for model in result.model.values]
+    flips, models = against_flips(label_effect_of_pairs(result)), [str(model) for model in result.model.values]
     kinds = [kind for kind in (MEANS, RANDOM, *CONTENT) if kind in flips.kind.values]
     series = [(model, model, PLAUSIBILITY) for model in models] + [(kind, models[0], kind) for kind in kinds]
     for place, (_, model, kind) in enumerate(series):
@@ -85,17 +100,20 @@ def _nulls(axes: Axes, result: xr.Dataset, step: int) -> None:
         axes.hlines([-limit, limit], place - 0.38, place + 0.38, color="k", linewidth=0.9)
     axes.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     axes.set_xticks(range(len(series)), [label for label, _, _ in series], rotation=40, ha="right", fontsize=6.5)
-    axes.set_ylabel("t of the label-odd effect, by head")
+    axes.set_ylabel("t of the label effect, by head")
     axes.set_title("bars: corrected threshold", fontsize=7)
 
 
 def _probes(axes: Axes, result: xr.Dataset, step: int) -> None:
-    """Every head by a probe of one half of the training scenes and by one of the other."""
-    odd = label_odd(result).sel(step=step).mean("quadruplet", skipna=False)
-    one, other = (odd.sel(readout=f"{HALF} {i}") for i in (0, 1))
+    """Every head by a probe of one half of the training scenes and by one of the other, where these were fitted."""
+    if HALF not in result.kind.values:
+        axes.set_axis_off()
+        return
+    effect = label_effect_of_pairs(result).sel(step=step).mean("scene", skipna=False)
+    first, second = (effect.sel(readout=f"{HALF} {i}") for i in (0, 1))
     for i, model in enumerate(map(str, result.model.values)):
         rho = agreement(result.sel(model=model, step=step), f"{HALF} 0", f"{HALF} 1")
-        pairs = one.sel(model=model).values.ravel(), other.sel(model=model).values.ravel()
+        pairs = first.sel(model=model).values.ravel(), second.sel(model=model).values.ravel()
         axes.scatter(*pairs, s=10, color=COLOURS[i % len(COLOURS)], label=f"{model}, ρ = {rho:.2f}", zorder=3 - 0.1 * i)
     axes.axline((0, 0), slope=1, color="0.8", linewidth=0.6, zorder=0)
     axes.set_xlabel("probe of half the scenes [SD]")
@@ -104,32 +122,31 @@ def _probes(axes: Axes, result: xr.Dataset, step: int) -> None:
 
 
 def _top(axes: Axes, result: xr.Dataset, chosen: list[Place], step: int) -> None:
-    """The top heads: label-odd effect, and how far patches of them move plausibility and content; all heads below."""
+    """The top heads: label effect, and how far patches of them move plausibility and content; all heads below."""
     model, (_, report) = str(result.model.values[0]), halves(result)
     report = report.sel(model=model, step=step)
     dims, rows = place_dims(report), np.arange(len(chosen), -1, -1)
-    odd = label_odd(of_probe(report)).transpose("quadruplet", *dims).values
+    middle, low, high = mean_interval(label_effect_of_pairs(of_probe(report)).transpose("scene", *dims))
     rms = moved(report).transpose("kind", *dims)
     kinds = [kind for kind in (PLAUSIBILITY, *CONTENT) if kind in rms.kind.values]
-    middle, low, high = stats.bootstrap_ratio(odd, np.ones_like(odd))
     for row, at in zip(rows, chosen, strict=False):
         error = [[abs(middle[at] - low[at])], [abs(high[at] - middle[at])]]
-        label = "label-odd" if row == rows[0] else None
+        label = "label effect" if row == rows[0] else None
         axes.errorbar(abs(middle[at]), row + 0.25, xerr=error, fmt="o", color="k", markersize=3.5, lw=1, label=label)
     for i, kind in enumerate(kinds):
-        own = rms.sel(kind=kind).values
-        values = [float(own[at]) for at in chosen] + [float(np.nanmedian(own))]
-        colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i % 4]
+        of_kind = rms.sel(kind=kind).values
+        values = [float(of_kind[at]) for at in chosen] + [float(np.nanmedian(of_kind))]
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         axes.scatter(
             values, rows - 0.1, s=14, marker=marker, facecolors="none", edgecolors=colour, label=f"rms, {kind}"
         )
-    names = [" ".join(f"{dim} {report[dim].values[i]}" for dim, i in zip(dims, at, strict=True)) for at in chosen]
+    names = [named(report, at) for at in chosen]
     axes.set_yticks(rows, [*names, "median head"])
     axes.set_ylim(-0.6, len(chosen) + 0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel("size of the effect [SD of what is read]")
-    axes.legend(frameon=False, fontsize=6, loc="lower right")
+    axes.legend(frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("patch_heads", draw)

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import xarray as xr
 
-from dit_lens import results
+from figures.output import main
 from figures.places import by_rows, draw_places
 
-TABLE = Path("figures/data/patch_mlp.nc")
 
-
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """A row of maps for each layer. Returns the file."""
-    return draw_places(result, "patch_mlp", "frame", by_rows(result, "write"))
+    return draw_places(result, "patch_mlp", "frame", by_rows(result, "write"), path)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("patch_mlp", draw)

@@ -1,4 +1,4 @@
-"""The circuit as a graph, its paths with intervals, what it keeps: `python -m figures.patch_paths` draws, no model."""
+"""The circuit as a graph, its paths with intervals, shares left: `python -m figures.patch_paths` draws, no model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
-from analyses.frozen_probe import halves
-from analyses.pairs import label_odd
-from analyses.patch_paths_table import drawn, edges_of, flat, screened, shares
-from dit_lens import plots, results, stats
-from dit_lens.paths import READOUT, parts_of
-from figures.output import caption, save
+from dit_lens import plots, results
+from dit_lens.measures.labels import halves, mean_interval, ratio_interval
+from dit_lens.measures.patch_paths import (
+    CIRCUIT,
+    FOUND,
+    READOUT,
+    REST,
+    drawn,
+    edges_of,
+    flat,
+    parts_of,
+    screened,
+    shares,
+)
+from dit_lens.measures.patching import label_effect_of_pairs
+from figures.output import caption, main, save
 
-TABLE = Path("figures/data/patch_paths.nc")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "osD^v"
 RAISES, LOWERS = "#b2182b", "#2166ac"
 WIDEST = 5.0
 Place = tuple[float, float]
 
 
-def draw(result: xr.Dataset) -> Path:
-    """Left the graph, right its paths in every model above what the circuit keeps and takes. Returns the file.
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
+    """Left the graph, right its paths in every model above the shares left by the circuit. Returns the file.
 
     Below these, where paths were screened, what gradients estimate against what patching finds.
     """
@@ -38,28 +45,28 @@ def draw(result: xr.Dataset) -> Path:
     figure = plt.figure(figsize=(7.4, 2.2 * len(below_paths) + 2.4))
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1.35, 1]))
     edges, (_, report) = edges_of(result), halves(result)
-    effects = flat(label_odd(report))
-    _graph(left.subplots(), result, edges, effects.isel(model=0).mean("quadruplet"))
+    effects = flat(label_effect_of_pairs(report))
+    _graph(left.subplots(), result, edges, effects.isel(model=0).mean("scene", skipna=False))
     panels = right.subplots(1 + len(below_paths), 1, height_ratios=[max(4, len(edges)), *below_paths])
     _paths(panels[0], effects, edges)
-    _kept(panels[1], result)
+    _shares_left(panels[1], result)
     if "estimate" in result:
         _screen(panels[2], result)
-    size, config = report.sizes["quadruplet"], results.facts(result)["config"]
+    size, config = report.sizes["scene"], results.facts(result)["config"]
     note = (
-        f"circuit of {len(edges)} paths ranked on {result.sizes['quadruplet'] - size} test quadruplets, shown on the"
-        f" other {size}, 95% CI\nprobe of block {int(result.readout)}'s output, {config['path']}, step {config['step']}"
-        f" (σ = {float(result.sigma):.2f}); {result.sizes['circuit'] - 1} random circuits"
+        f"circuit of {len(edges)} paths ranked on {result.sizes['scene'] - size} test scenes, shown on the other"
+        f" {size}, 95% CI\nprobe after block {int(result.readout)}, {config['path']}, σ = {float(result.sigma):.2f};"
+        f" {result.sizes['circuit'] - 1} random circuits"
     )
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "patch_paths")
+    return save(figure, "patch_paths", path)
 
 
 # The graph.
 
 
 def _graph(axes: Axes, result: xr.Dataset, edges: Sequence[tuple[str, str]], mean: xr.DataArray) -> None:
-    """Blocks from left to right, a row to a head and one to the MLPs; a path is as wide as its effect."""
+    """Blocks from left to right, one row per head and one for the MLPs; a path is as wide as its effect."""
     places = _places([str(sender) for sender in result.sender.values])
     mine = {*parts_of(edges), READOUT}
     reach = max(abs(float(mean.sel(path=edge))) for edge in edges)
@@ -88,12 +95,12 @@ def _graph(axes: Axes, result: xr.Dataset, edges: Sequence[tuple[str, str]], mea
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"{result.model.values[0]}: direct paths, label-odd effect on the logit")
+    axes.set_title(f"{result.model.values[0]}: direct paths, label effect on the logit")
     _legend(axes, reach)
 
 
 def _places(names: Sequence[str]) -> dict[str, Place]:
-    """Where each part is drawn: heads of a block below each other, its MLP behind and below them."""
+    """Where each part is drawn: heads of a block below each other, its MLP after and below them."""
     heads = [tuple(map(int, name.split("."))) for name in names if "." in name]
     depth = max(head for _, head in heads) + 1
     places = {f"{block}.{head}": (float(block), -float(head)) for block, head in heads}
@@ -103,25 +110,25 @@ def _places(names: Sequence[str]) -> dict[str, Place]:
 
 
 def _arrow(axes: Axes, places: Mapping[str, Place], edge: tuple[str, str], effect: float, width: float) -> None:
-    """A bent arrow; at its head the letter of what a head takes in (q, k, v)."""
+    """A bent arrow; at its head the letter of the head's input (q, k, v)."""
     sender, receiver = edge
-    name, _, taken = receiver.rpartition(".") if re.search(r"\.[qkv]$", receiver) else (receiver, "", "")
+    name, _, entry = receiver.rpartition(".") if re.search(r"\.[qkv]$", receiver) else (receiver, "", "")
     start, end = places[sender], places[name]
-    bend = {"q": 0.22, "k": 0.1, "v": -0.16}.get(taken, 0.12 if start[1] != end[1] else 0.35)  # around those between
+    bend = {"q": 0.22, "k": 0.1, "v": -0.16}.get(entry, 0.12 if start[1] != end[1] else 0.35)  # around those between
     colour = RAISES if effect > 0 else LOWERS
     arrow = FancyArrowPatch(
         start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=4 + 1.5 * width,
         linewidth=max(0.4, width), color=colour, alpha=0.75, shrinkA=7, shrinkB=8, zorder=2,
     )  # fmt: skip
     axes.add_patch(arrow)
-    if taken:
+    if entry:
         # Of the curve's three points the middle one lies beside the chord, to the right of its direction for rad > 0.
         (x0, y0), (x1, y1) = start, end
         middle = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
         t = 0.6
         x, y = ((1 - t) ** 2 * a + 2 * t * (1 - t) * m + t**2 * b for a, m, b in zip(start, middle, end, strict=True))
         axes.text(
-            x, y, taken, fontsize=6, ha="center", va="center", color=colour, zorder=5,
+            x, y, entry, fontsize=6, ha="center", va="center", color=colour, zorder=5,
             bbox={"boxstyle": "circle,pad=0.1", "facecolor": "w", "edgecolor": "none", "alpha": 0.9},
         )  # fmt: skip
 
@@ -135,42 +142,28 @@ def _legend(axes: Axes, reach: float) -> None:
     axes.legend(handles=handles, frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=3)
 
 
-# What is beside it.
+# The panels beside it.
 
 
 def _paths(axes: Axes, effects: xr.DataArray, edges: Sequence[tuple[str, str]]) -> None:
     """Effects of the circuit's paths with intervals, in every model."""
-    height = np.arange(len(edges))[::-1]
-    axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-    models = [str(model) for model in effects.model.values]
-    for i, model in enumerate(models):
-        seen = np.stack([effects.sel(model=model, path=edge).values for edge in edges], axis=1)
-        middle, low, high = stats.bootstrap_ratio(seen, np.ones_like(seen))
-        axes.errorbar(
-            middle,
-            height + 0.22 * ((len(models) - 1) / 2 - i),
-            xerr=np.abs(np.stack([middle - low, high - middle])),
-            fmt=MARKERS[i % len(MARKERS)],
-            color=COLOURS[i % len(COLOURS)],
-            markersize=2.4,
-            linewidth=0.9,
-            label=model,
-        )
-    axes.set_yticks(height, [f"{sender} → {receiver}" for sender, receiver in edges], fontsize=6)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.6, len(edges) - 0.4)
-    axes.set_xlabel("label-odd effect [probe SD]")
+    series = list[plots.Series]()
+    for model in map(str, effects.model.values):
+        cells = xr.concat([effects.sel(model=model, path=edge, drop=True) for edge in edges], "row")
+        series.append(plots.Series(model, *mean_interval(cells)))
+    plots.grouped_intervals(axes, [f"{sender} → {receiver}" for sender, receiver in edges], series)
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_xlabel("label effect [probe SD]")
     axes.legend(frameon=False, fontsize=6, loc="lower right", handletextpad=0.2)
 
 
-def _kept(axes: Axes, result: xr.Dataset) -> None:
-    """Shares of the logit's contrast that are left: by the circuit alone, and without it; random circuits in grey."""
-    value, whole = shares(result)
-    rows = {"the rest": "circuit alone", "the circuit": "all but the circuit"}
+def _shares_left(axes: Axes, result: xr.Dataset) -> None:
+    """Shares of the logit's label effect left by the circuit alone, and without it; random circuits in grey."""
+    value, intact = shares(result)
+    rows = {REST: "circuit alone", CIRCUIT: "all but the circuit"}
     for y, resampled in zip((1, 0), rows, strict=True):
-        own = value.sel(circuit="found", resampled=resampled).values
-        middle, low, high = stats.bootstrap_ratio(own, whole.values)
-        _, random = drawn(value.sel(resampled=resampled), whole)
+        middle, low, high = ratio_interval(value.sel(circuit=FOUND, resampled=resampled, drop=True), intact)
+        _, random = drawn(value.sel(resampled=resampled), intact)
         spread = np.linspace(-0.18, 0.18, len(random))
         axes.plot(random, y + spread, ".", color="0.65", markersize=3, label="random circuits" if y else None)
         axes.errorbar(
@@ -182,7 +175,7 @@ def _kept(axes: Axes, result: xr.Dataset) -> None:
     axes.set_yticks((1, 0), list(rows.values()), fontsize=6)
     axes.set_ylim(-0.5, 1.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("share of the logit's contrast that is left")
+    axes.set_xlabel("share of the logit's label effect that is left")
     axes.legend(frameon=False, fontsize=6, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=2, handletextpad=0.2)
 
 
@@ -197,10 +190,10 @@ def _screen(axes: Axes, result: xr.Dataset) -> None:
     axes.set_xlabel("estimate by gradients [probe SD]")
     axes.set_ylabel("effect [probe SD]")
     agreed = ", ".join(f"{float(agree.sel(among=name)):.2f} ({name})" for name in agree["among"].values)
-    told = f"screen of {int(estimate.notnull().sum())} paths, ranking scenes;\nrank agreement {agreed}"
-    axes.set_title(told, fontsize=6)
+    title = f"screen of {int(estimate.notnull().sum())} paths, ranking scenes;\nrank agreement {agreed}"
+    axes.set_title(title, fontsize=6)
     axes.legend(frameon=False, fontsize=6, loc="upper left", handletextpad=0.2)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("patch_paths", draw)

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import xarray as xr
 
-from analyses.patch_residual import by_sharing
-from dit_lens import results
+from dit_lens.measures.patch_residual import by_sharing
+from figures.output import main
 from figures.places import draw_places
 
-TABLE = Path("figures/data/patch_residual.nc")
 
-
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Maps of frames that a pair shares, in which it differs, and where an object is hidden. Returns the file."""
-    return draw_places(result, "patch_residual", "frame", by_sharing(result))
+    return draw_places(result, "patch_residual", "frame", by_sharing(result), path)
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("patch_residual", draw)

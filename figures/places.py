@@ -1,4 +1,4 @@
-"""Maps of label-odd patching effects by block and place, a column for each model and one for a random direction."""
+"""Maps of label effects of patches by block and place, a column for each model and one for a random direction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from analyses.pairs import label_odd
-from analyses.pairs_table import LEVEL, against_flips
-from analyses.readouts import PLAUSIBILITY, RANDOM
 from dit_lens import plots
+from dit_lens.measures.nulls import LEVEL
+from dit_lens.measures.patching import PLAUSIBILITY, RANDOM, against_flips, label_effect_of_pairs
 from figures.output import caption, save
 
 Series = tuple[str, str, str]
@@ -24,8 +23,8 @@ def columns_of(result: xr.Dataset) -> list[Series]:
     """Title, model and readout of each column: the probe in all models, and a random direction in the first."""
     models = [str(model) for model in result.model.values]
     random = [str(name) for name in result.readout.values[result.kind.values == RANDOM]]
-    found = [(model, model, PLAUSIBILITY) for model in models]
-    return found + [(f"{models[0]},\nrandom direction", models[0], name) for name in random[:1]]
+    columns = [(model, model, PLAUSIBILITY) for model in models]
+    return columns + [(f"{models[0]},\nrandom direction", models[0], name) for name in random[:1]]
 
 
 def draw_map(axes: Axes, mean: xr.DataArray, p: xr.DataArray, reach: float) -> AxesImage:
@@ -36,21 +35,28 @@ def draw_map(axes: Axes, mean: xr.DataArray, p: xr.DataArray, reach: float) -> A
     return image
 
 
-def draw_places(result: xr.Dataset, name: str, columns: str, rows: Mapping[str, xr.DataArray]) -> Path:
-    """Label-odd effects at the first step, block by `columns`; returns the file.
+def reach_of(values: xr.DataArray) -> float:
+    """The largest size among some values, for a scale; 1 where there is none."""
+    return float(np.nan_to_num(np.abs(values.values)).max()) or 1.0
+
+
+def draw_places(
+    result: xr.Dataset, name: str, columns: str, rows: Mapping[str, xr.DataArray], path: Path | None = None
+) -> Path:
+    """Label effects at the first step, block by `columns`; returns the file.
 
     Args:
-        rows: effects (model, quadruplet, readout, step, block, columns) by the label of their row.
+        rows: effects (model, scene, readout, step, block, columns) by the label of their row.
     """
     plots.use_style()
     step, series = result.step.values[0], columns_of(result)
     figure, axes = plt.subplots(
         len(rows), len(series), figsize=(2.0 * len(series) + 1.3, 1.7 * len(rows) + 0.9), squeeze=False
     )
-    p = against_flips(xr.concat([odd.sel(step=[step]) for odd in rows.values()], "row")).p.sel(step=step)
-    for row, (label, odd) in enumerate(rows.items()):
-        mean = odd.sel(step=step).mean("quadruplet")
-        reach = max(float(np.abs(mean.sel(model=model, readout=readout)).max()) for _, model, readout in series) or 1.0
+    p = against_flips(xr.concat([effect.sel(step=[step]) for effect in rows.values()], "row")).p.sel(step=step)
+    for row, (label, effect) in enumerate(rows.items()):
+        mean = effect.sel(step=step).mean("scene", skipna=False)
+        reach = max(reach_of(mean.sel(model=model, readout=readout)) for _, model, readout in series)
         for column, (title, model, readout) in enumerate(series):
             at, cell = {"model": model, "readout": readout}, axes[row, column]
             image = draw_map(cell, mean.sel(at), p.isel(row=row).sel(at), reach)
@@ -58,16 +64,16 @@ def draw_places(result: xr.Dataset, name: str, columns: str, rows: Mapping[str, 
             cell.set_xlabel("latent frame" if columns == "frame" else columns if row == len(rows) - 1 else "")
             cell.set_ylabel(f"{label}\nblock" if column == 0 else "")
         figure.colorbar(image, ax=axes[row], shrink=0.9)
-    figure.suptitle(f"label-odd effect [probe SD], step {step}, σ = {float(result.sigma[0]):.2f}", fontsize=8)
+    figure.suptitle(f"label effect [probe SD], step {step}, σ = {float(result.sigma[0]):.2f}", fontsize=8)
     note = (
-        f"n = {result.sizes['quadruplet']} test quadruplets; hatched: behind the readout, or nothing there; framed:"
-        f" p < {LEVEL:g},\nof the largest |t| of all cells of a column, signs of quadruplets flipped"
+        f"n = {result.sizes['scene']} test scenes; hatched: after the readout, or nothing there; framed:"
+        f" p < {LEVEL:g},\nof the largest |t| of all cells of a column, signs of scenes flipped"
     )
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, name)
+    return save(figure, name, path)
 
 
 def by_rows(result: xr.Dataset, rows: str) -> dict[str, xr.DataArray]:
-    """Label-odd effects of all pairs, by the values of a dimension."""
-    odd = label_odd(result)
-    return {str(value): odd.sel({rows: value}, drop=True) for value in result[rows].values}
+    """Label effects of all pairs, by the values of a dimension."""
+    effect = label_effect_of_pairs(result)
+    return {str(value): effect.sel({rows: value}, drop=True) for value in result[rows].values}

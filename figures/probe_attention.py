@@ -1,4 +1,4 @@
-"""What attention between frames tells, by block and head, beside the states: `python -m figures.probe_attention`."""
+"""Accuracy of probes on attention, by block and head, beside the states: `python -m figures.probe_attention`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from analyses.probe_attention import accuracies, chosen, kinds
 from dit_lens import plots, results
-from figures.output import caption, save
+from dit_lens.measures.probe_attention import accuracies, chosen, kinds
+from figures.output import caption, main, save
 
-TABLE = Path("figures/data/probe_attention.nc")
+LEGIBLE = 60  # cells of a map that numbers are written into
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """A map (block, head) for each source, all heads and states beside; below, the chosen cells with intervals."""
     plots.use_style()
     measured, scores, sources = accuracies(result), chosen(result), list(result.source.values)
@@ -33,14 +33,14 @@ def draw(result: xr.Dataset) -> Path:
     parts[0].colorbar(image, ax=maps, label="accuracy per clip, test scenes", fraction=0.04, aspect=18)
     _intervals(parts[1].subplots(1, 1), scores, list(kinds(result)))
     facts = results.facts(result)
-    note = f"n = {result.sizes['quadruplet']} test quadruplets, 95% CI; continuation at σ = {facts['sigma']:.2f}"
+    note = f"n = {result.sizes['scene']} test scenes, 95% CI; {facts['path']}, σ = {facts['sigma']:.2f}"
     note += "; framed: head, block and states chosen on training scenes"
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "probe_attention")
+    return save(figure, "probe_attention", path)
 
 
 def _map(axes: Axes, values: xr.DataArray, scores: xr.Dataset, limits: tuple[float, float]) -> AxesImage:
-    image = plots.heat_map(axes, values.values, limits, "RdBu_r", ".2f")
+    image = plots.heat_map(axes, values.values, limits, "RdBu_r", ".2f" if values.size <= LEGIBLE else "")
     features, blocks = list(values.feature.values), list(values.block.values)
     framed = np.zeros(values.shape, bool)
     for kind in scores.kind.values:
@@ -50,9 +50,11 @@ def _map(axes: Axes, values: xr.DataArray, scores: xr.Dataset, limits: tuple[flo
     heads = len(features) - 2
     for edge in (heads - 0.5, heads + 0.5):
         axes.axvline(edge, color="w", linewidth=2, zorder=0.5)
-    axes.set_xticks(range(len(features)), [*features[:heads], "all\nheads", "states"])
+    ticks = range(0, heads, 1 + heads // 8)
+    axes.set_xticks([*ticks, heads, heads + 1], [*(features[head] for head in ticks), "all\nheads", "states"])
     axes.set_xlabel("attention of head", x=0.5 * heads / len(features))
-    axes.set_yticks(range(len(blocks)), [str(block) for block in blocks])
+    ticks = range(0, len(blocks), 1 + len(blocks) // 10)
+    axes.set_yticks(ticks, [str(blocks[row]) for row in ticks])
     return image
 
 
@@ -67,4 +69,4 @@ def _intervals(axes: Axes, scores: xr.Dataset, kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("probe_attention", draw)

@@ -9,20 +9,18 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.probe_controls import PHYSICS, scores
-from dit_lens import plots, results
-from figures.output import caption, save
-
-TABLE = Path("figures/data/probe_controls.nc")
+from dit_lens import plots
+from dit_lens.measures.probe_controls import PHYSICS, scores
+from figures.output import caption, main, save
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Left, accuracy and AUROC of every reader on physics; right, accuracy on each other label; what was not run."""
     plots.use_style()
     measured = scores(result)
     physics = measured.isel(row=np.flatnonzero(measured.asked == PHYSICS))
-    others = measured.isel(row=np.flatnonzero(measured.asked != PHYSICS))
-    rows = max(physics.sizes["row"], others.sizes["row"] + 1)
+    other_labels = measured.isel(row=np.flatnonzero(measured.asked != PHYSICS))
+    rows = max(physics.sizes["row"], other_labels.sizes["row"] + 1)
     figure = plt.figure(figsize=(7.2, 1.5 + 0.17 * rows), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1])
     names = [str(name) for name in physics.source.values]
@@ -32,28 +30,32 @@ def draw(result: xr.Dataset) -> Path:
         middle, [""] * len(names), physics.auroc.values, physics.auroc_low.values, physics.auroc_high.values, 0.5
     )
     _plain(middle, "physics", "AUROC\n(95% CI)")
-    asked = [f"{what}: {source}" for what, source in zip(others.asked.values, others.source.values, strict=True)]
+    row_names = [
+        f"{label}: {source}"
+        for label, source in zip(other_labels.asked.values, other_labels.source.values, strict=True)
+    ]
     order = np.argsort(
-        [list(dict.fromkeys(others.asked.values)).index(what) for what in others.asked.values], kind="stable"
+        [list(dict.fromkeys(other_labels.asked.values)).index(label) for label in other_labels.asked.values],
+        kind="stable",
     )
     plots.intervals(
         right,
-        [asked[i] for i in order],
-        others.accuracy.values[order],
-        others.low.values[order],
-        others.high.values[order],
+        [row_names[i] for i in order],
+        other_labels.accuracy.values[order],
+        other_labels.low.values[order],
+        other_labels.high.values[order],
         0.5,
     )
-    right.plot(others.chance.values[order], np.arange(len(order))[::-1], "|", color="0.6", markersize=5)
+    right.plot(other_labels.chance.values[order], np.arange(len(order))[::-1], "|", color="0.6", markersize=5)
     _plain(right, "not physics", "accuracy per clip\n(95% CI)")
     figure.supxlabel(caption(result, _note(result)), fontsize=6, color="0.35")
-    return save(figure, "probe_controls")
+    return save(figure, "probe_controls", path)
 
 
 def _note(result: xr.Dataset) -> str:
-    note = f"n = {result.sizes['quadruplet']} test quadruplets; cell chosen on training scenes; right: grey strokes are"
+    note = f"n = {result.sizes['scene']} test scenes; cell chosen on training scenes; right: grey strokes are"
     note += " the share of the commoner label"
-    absent = [str(line) for line in result.not_run.values]
+    absent = [str(line) for line in result.not_run.values] if "not_run" in result else []
     return note + (f"\nnot run: {'; '.join(absent)}" if absent else "")
 
 
@@ -67,4 +69,4 @@ def _plain(axes: Axes, title: str, measure: str) -> None:
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("probe_controls", draw)

@@ -11,28 +11,27 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from dit_lens import plots, results
-from figures.output import caption, save
-
-TABLE = Path("figures/data/reproduce_invisible_hand.nc")
-COLOURS = ("#d55e00", "#0072b2", "#009e73")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "<>^"
+from dit_lens.plots import COLOURS, MARKERS
+from figures.output import caption, main, save
 
 
-def draw(result: xr.Dataset) -> Path:
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
     """Left, each data set and reader: published, by protocol, nested; right, probes of other data; below, not run."""
     plots.use_style()
     rows, transfers = result.sizes["row"], result.sizes.get("transfer", 0)
-    absent = [str(line).split(": ")[0] for line in result.not_run.values]
+    absent = [str(line).split(": ")[0] for line in result.not_run.values] if "not_run" in result else []
     figure = plt.figure(figsize=(7.2, 2.0 + 0.17 * max(rows, transfers)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
     _rows(left, result)
     _transfers(right, result) if transfers else right.axis("off")
-    note = f"at most {results.facts(result)['config']['groups']} groups of each data set; bars: 95% CI over groups;"
+    most = results.facts(result)["config"]["test"]
+    note = f"at most {most} scenes of each data set; " if most else ""
+    note += "bars: 95% CI over groups;"
     note += " protocols: mean over seeds, two of them at the best cell of the clips reported"
-    told = f"not run, for want of data or weights (the table says which): {', '.join(absent)}"
-    note += "\n" + fill(told, 150) if absent else ""
+    absent_note = f"not run, for lack of data or weights (see the table): {', '.join(absent)}"
+    note += "\n" + fill(absent_note, 150) if absent else ""
     figure.supxlabel(caption(result, note), fontsize=5, color="0.35")
-    return save(figure, "reproduce_invisible_hand")
+    return save(figure, "reproduce_invisible_hand", path)
 
 
 def _rows(axes: Axes, result: xr.Dataset) -> None:
@@ -67,4 +66,4 @@ def _plain(axes: Axes, measure: str) -> None:
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("reproduce_invisible_hand", draw)

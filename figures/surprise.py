@@ -5,61 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from analyses.surprise import ALL, CONDITIONS, scores
-from dit_lens import plots, results
-from figures.output import caption, save
-
-TABLE = Path("figures/data/surprise.nc")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "0.45", "#cc79a7", "#e69f00")  # Okabe and Ito's: safe for the colour-blind
-MARKERS = "osD^vP"
+from dit_lens import plots
+from dit_lens.measures.selection import ALL, crossed, properties
+from dit_lens.measures.surprise import condition_of, scores
+from dit_lens.plots import COLOURS, MARKERS
+from figures.output import caption, main, save
 
 
-def draw(result: xr.Dataset) -> Path:
-    """Two conditions, properties as rows and models by colour (mean over noise levels); at the right by noise level."""
+def draw(result: xr.Dataset, path: Path | None = None) -> Path:
+    """One or two conditions: properties as rows, models by colour (mean over noise levels); right, by noise level."""
     plots.use_style()
     pooled, levels = scores(result.error.mean("sigma")), scores(result.error).sel(property=ALL)
-    matched = {str(p) for p in result.property.values[~result.crossed.values.astype(bool)]}
+    matched = set(properties(result.isel(scene=~crossed(result)))) if crossed(result).any() else set()
     names = [f"{p}*" if p in matched else str(p) for p in pooled.property.values]
-    figure, panels = plt.subplot_mosaic("ABC;ABD", figsize=(7.2, 5.0), width_ratios=[1, 1, 0.75])
-    for condition, wide, small in zip((CONDITIONS[0], CONDITIONS[-1]), "AB", "CD", strict=True):
+    conditions = list(dict.fromkeys((str(result.condition.values[0]), condition_of(result))))
+    rows, widths = ("ABC;ABD", [1, 1, 0.75]) if len(conditions) > 1 else ("AC", [2, 0.75])
+    figure, panels = plt.subplot_mosaic(rows, figsize=(7.2, max(3.6, 1.8 + 0.27 * len(names))), width_ratios=widths)
+    for condition, wide, small in zip(conditions, "AB", "CD", strict=False):
         _properties(panels[wide], pooled.sel(condition=condition), names if wide == "A" else [""] * len(names))
         _levels(panels[small], levels.sel(condition=condition))
-        panels[wide].set_title(condition)
-        panels[small].set_title(condition.replace(", ", ",\n"))
+        for letter in (wide, small):
+            panels[letter].set_title(condition.replace(", ", ",\n"))
     figure.legend(*panels["A"].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
-    note = (
-        f"n = {result.sizes['quadruplet']} test quadruplets, 95% CI over them; left and middle: mean over noise levels"
-    )
+    note = f"n = {result.sizes['scene']} test scenes, 95% CI over them; left and middle: mean over noise levels"
     note += "; scales differ"
     note += f'; * matched, not crossed, and not in "{ALL}"' if matched else ""
     figure.supxlabel(caption(result, note), fontsize=6, color="0.35")
-    return save(figure, "surprise")
+    return save(figure, "surprise", path)
 
 
 def _properties(axes: Axes, values: xr.Dataset, names: list[str]) -> None:
     """Intervals of every property, the models of a property below each other; all on top, set apart by a line."""
-    rows, models = np.arange(len(names))[::-1], values.sizes["model"]
-    axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-    axes.axhline(rows[0] - 0.5, color="0.8", linewidth=0.6)
-    for i, model in enumerate(values.model.values):
-        here = values.sel(model=model)
-        axes.errorbar(
-            here.surprise,
-            rows + 0.75 / max(4, models) * ((models - 1) / 2 - i),
-            xerr=np.abs(np.stack([here.surprise - here.low, here.high - here.surprise])),
-            fmt=MARKERS[i % len(MARKERS)],
-            color=COLOURS[i % len(COLOURS)],
-            markersize=2.6,
-            linewidth=0.9,
-            label=str(model),
-        )
-    axes.set_yticks(rows, names)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.tick_params(axis="y", length=0)
+    series = []
+    for model in values.model.values:
+        of_model = values.sel(model=model)
+        series.append(plots.Series(str(model), of_model.surprise.values, of_model.low.values, of_model.high.values))
+    plots.grouped_intervals(axes, names, series)
+    axes.axhline(len(names) - 1.5, color="0.8", linewidth=0.6)
     axes.set_xlabel("surprise (% of the error\non possible clips)")
     axes.margins(x=0.08)
 
@@ -67,13 +52,20 @@ def _properties(axes: Axes, values: xr.Dataset, names: list[str]) -> None:
 def _levels(axes: Axes, values: xr.Dataset) -> None:
     axes.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
     for i, model in enumerate(values.model.values):
-        here, colour = values.sel(model=model), COLOURS[i % len(COLOURS)]
-        axes.fill_between(here.sigma, here.low, here.high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(here.sigma, here.surprise, MARKERS[i % len(MARKERS)] + "-", color=colour, markersize=2.6, linewidth=1)
+        of_model, colour = values.sel(model=model), COLOURS[i % len(COLOURS)]
+        axes.fill_between(of_model.sigma, of_model.low, of_model.high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            of_model.sigma,
+            of_model.surprise,
+            MARKERS[i % len(MARKERS)] + "-",
+            color=colour,
+            markersize=2.6,
+            linewidth=1,
+        )
     axes.set_xlabel("noise level σ")
-    axes.set_xticks(values.sigma.values, [f"{s:g}" for s in values.sigma.values])
+    axes.set_xticks(values.sigma.values, [f"{s:.3g}" for s in values.sigma.values])
     axes.set_ylabel(f"surprise (%), {ALL}")
 
 
 if __name__ == "__main__":
-    print(draw(results.open_result(TABLE)))
+    main("surprise", draw)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one thread to a worker
+
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,14 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lens.clips import Quadruplet
+from dit_lens.clips import Scene
 from dit_lens.conditioning import Conditioning
-from dit_lens.datasets.miniphys import MiniPhys
 from dit_lens.inversion.prompts import CACHE
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA, fit_patch_pca
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
+from dit_lens.toy.mini_wan import assemble, empty_prompt, new_transformer
+from dit_lens.toy.miniphys import MiniPhys
 from dit_lens.video import to_tensor
+
+pytest_plugins = ("released.fixtures",)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +34,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def quadruplets() -> list[Quadruplet]:
+def quadruplets() -> list[Scene]:
     """Ten of the test split, two of each property."""
     return MiniPhys("test", quadruplets=10)[:]
 

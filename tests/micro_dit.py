@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dit_lens.axes import TokenGrid
+from dit_lens.families.family import Family
 from dit_lens.families.parts import added, argument, item, point, read_only, results, split_heads
 from dit_lens.hook_points import HookPoint, Site, Table
 
@@ -98,9 +99,6 @@ def set_by_hand(model: MicroDiT) -> MicroDiT:
 
 # The family: how the micro DiT spells the vocabulary (see dit_lens.families).
 
-NAME = "micro"
-TRANSFORMER = MicroDiT
-CONDITIONING = ()
 ROOT, VELOCITY = Site("", "inputs"), Site("", "output")
 
 
@@ -182,3 +180,18 @@ def _points(path: str, block: Any, sites: Mapping[str, Site]) -> list[HookPoint]
         gated("hook_mlp_out", "mlp", "output", block.gates[1]),
         point(f"{path}.hook_resid_post", "b n d", sites["output"]),
     ]
+
+
+FAMILY = Family(
+    name="micro",
+    transformer=MicroDiT,
+    conditioning=(),
+    example=example,
+    inputs=inputs,
+    input_dtype=input_dtype,
+    hook_table=hook_table,
+    to_timestep=to_timestep,
+    to_sigma=to_sigma,
+    velocity=velocity,
+    grid=grid,
+)

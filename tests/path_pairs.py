@@ -10,8 +10,8 @@ from torch import Tensor
 from dit_lens.conditioning import Conditioning
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Readout
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.running import Evaluation
+from dit_lens.toy.mini_wan import assemble, empty_prompt, new_transformer
 
 STEP = 3
 END = "blocks.3.hook_resid_post"
@@ -53,5 +53,5 @@ def planted(codec: Any) -> tuple[DiTLens, Readout]:
             torch.outer(u, torch.randn(32, generator=generator)) * 10
         )
         listening.to_out[0].weight[:, :32] = torch.outer(w, torch.randn(32, generator=generator))
-    told = Conditioning({"encoder_hidden_states": empty_prompt()})
-    return DiTLens(assemble(transformer, codec), "planted", told), along(w)
+    conditioning = Conditioning({"encoder_hidden_states": empty_prompt()})
+    return DiTLens(assemble(transformer, codec), "planted", conditioning), along(w)

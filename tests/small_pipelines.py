@@ -48,10 +48,10 @@ def image(seed: int = 0) -> Tensor:
     return torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def parts(**own: Any) -> dict[str, Any]:
+def parts(**others: Any) -> dict[str, Any]:
     """What a pipeline is made of, beside its transformers."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return {"tokenizer": None, "text_encoder": None, "vae": autoencoder(), "scheduler": scheduler, **own}
+    return {"tokenizer": None, "text_encoder": None, "vae": autoencoder(), "scheduler": scheduler, **others}
 
 
 def quiet(pipeline: Any) -> Any:
@@ -60,9 +60,9 @@ def quiet(pipeline: Any) -> Any:
     return pipeline
 
 
-def wan(**own: Any) -> WanPipeline:
+def wan(**others: Any) -> WanPipeline:
     """A text-to-video Wan."""
-    return quiet(WanPipeline(**parts(**{"transformer": build("wan"), **own})))
+    return quiet(WanPipeline(**parts(**{"transformer": build("wan"), **others})))
 
 
 def experts(boundary: float = 0.7) -> WanPipeline:
@@ -70,13 +70,13 @@ def experts(boundary: float = 0.7) -> WanPipeline:
     return wan(transformer_2=build("wan", seed=1), boundary_ratio=boundary)
 
 
-def image_to_video(name: str, **own: Any) -> WanImageToVideoPipeline:
+def image_to_video(name: str, **others: Any) -> WanImageToVideoPipeline:
     """An image-to-video Wan, without image encoder."""
-    return quiet(WanImageToVideoPipeline(**parts(**{"transformer": build(name), **own})))
+    return quiet(WanImageToVideoPipeline(**parts(**{"transformer": build(name), **others})))
 
 
-def skyreels(kind: Any, steps: int, own: dict[str, Any] | None = None, **config: Any) -> Any:
-    """A SkyReels-V2 pipeline of that class; `own` are its other parts.
+def skyreels(kind: Any, steps: int, others: dict[str, Any] | None = None, **config: Any) -> Any:
+    """A SkyReels-V2 pipeline of that class; `others` are its other parts.
 
     Its scheduler is that of the published models, but of first order, without correction: Euler's rule.
     """
@@ -86,12 +86,12 @@ def skyreels(kind: Any, steps: int, own: dict[str, Any] | None = None, **config:
         disable_corrector=list(range(steps)),
     )  # fmt: skip
     transformer: Any = small_skyreels(**{"num_frame_per_block": 1} | config).eval()
-    return quiet(kind(**parts(transformer=transformer, scheduler=scheduler, **own or {})))
+    return quiet(kind(**parts(transformer=transformer, scheduler=scheduler, **others or {})))
 
 
-def lens_on(pipeline: Any, **told: Tensor) -> DiTLens:
+def lens_on(pipeline: Any, **conditioning: Tensor) -> DiTLens:
     """A lens that tells the pipeline's transformer of a prompt, and of what else is given."""
-    return DiTLens(pipeline, "small", Conditioning({"encoder_hidden_states": text(), **told}), verify=False)
+    return DiTLens(pipeline, "small", Conditioning({"encoder_hidden_states": text(), **conditioning}), verify=False)
 
 
 def image_encoder() -> dict[str, Any]:

@@ -47,15 +47,15 @@ WIDTHS: Any = (32,) * 5
 Case = tuple[Any, dict[str, Tensor], dict[str, Any]]
 
 
-def told(family: str) -> dict[str, Tensor]:
+def conditioning_of(family: str) -> dict[str, Tensor]:
     """Conditioning of one clip for a family's small model."""
     return told_to(build(family))
 
 
 def told_to(transformer: Any) -> dict[str, Tensor]:
     """Conditioning of one clip."""
-    found = find(transformer).example(transformer, torch.Generator().manual_seed(0))[1]
-    return {name: tensor[:1] for name, tensor in found.items()}
+    conditioning = find(transformer).example(transformer, torch.Generator().manual_seed(0))[1]
+    return {name: tensor[:1] for name, tensor in conditioning.items()}
 
 
 def prompts(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def texts(*kinds: str) -> dict[str, Any]:
 
 
 def by_wan() -> Case:
-    tensors = told("wan")
+    tensors = conditioning_of("wan")
     return wan(), {TEXT: tensors[TEXT]}, {"prompt_embeds": tensors[TEXT], "num_frames": 5}
 
 
@@ -81,13 +81,13 @@ def by_skyreels() -> Case:
     )  # fmt: skip
     torch.manual_seed(0)
     transformer = skyreels(inject_sample_info=False, num_frame_per_block=1).eval()
-    text = {TEXT: told("wan")[TEXT]}
+    text = {TEXT: conditioning_of("wan")[TEXT]}
     pipe = SkyReelsV2Pipeline(**parts(transformer=transformer, scheduler=scheduler))
     return pipe, text, {"prompt_embeds": text[TEXT], "num_frames": 5}
 
 
 def by_hunyuan() -> Case:
-    tensors, widths = told("hunyuan"), (8, 8, 8, 8)
+    tensors, widths = conditioning_of("hunyuan"), (8, 8, 8, 8)
     vae: Any = AutoencoderKLHunyuanVideo(
         latent_channels=4, block_out_channels=widths, layers_per_block=1, norm_num_groups=4,  # type: ignore[arg-type]
         mid_block_add_attention=False,
@@ -99,7 +99,7 @@ def by_hunyuan() -> Case:
 
 
 def by_hunyuan15() -> Case:
-    tensors = told("hunyuan15")  # fewer image tokens than the pipeline feeds; all are masked
+    tensors = conditioning_of("hunyuan15")  # fewer image tokens than the pipeline feeds; all are masked
     vae: Any = AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=WIDTHS, layers_per_block=1)
     pipe = HunyuanVideo15Pipeline(
         transformer=build("hunyuan15"), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
@@ -115,14 +115,14 @@ def by_hunyuan15() -> Case:
 
 
 def by_ltx() -> Case:
-    tensors = told("ltx")
+    tensors = conditioning_of("ltx")
     vae = test_ltx.autoencoder(timestep_conditioning=False)
     pipe = LTXPipeline(vae=vae, transformer=build("ltx"), scheduler=BY_SIZE, **texts(""))
     return pipe, tensors, prompts(tensors) | {"num_frames": 9, "height": 64, "width": 96}
 
 
 def by_mochi() -> Case:
-    tensors = told("mochi")
+    tensors = conditioning_of("mochi")
     vae: Any = AutoencoderKLMochi(
         latent_channels=4, encoder_block_out_channels=WIDTHS[1:], decoder_block_out_channels=WIDTHS[1:],
         layers_per_block=(1, 1, 1, 1, 1), latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4,
@@ -135,7 +135,7 @@ def by_mochi() -> Case:
 
 def by_cogvideox(scheduler: Any = None, model: str = "cogvideox") -> Case:
     scheduler = scheduler or CogVideoXDDIMScheduler(**COGVIDEOX, snr_shift_scale=1.0)
-    tensors = told(model)
+    tensors = conditioning_of(model)
     pipe = CogVideoXPipeline(vae=None, transformer=build(model), scheduler=scheduler, **texts(""))  # type: ignore[arg-type]
     return pipe, tensors, {"prompt_embeds": tensors[TEXT], "num_frames": 5}
 
@@ -145,7 +145,7 @@ def by_cogvideox_2b() -> Case:
 
 
 def by_allegro(scheduler: Any = None) -> Case:
-    tensors, scheduler = told("allegro"), scheduler or EulerDiscreteScheduler()
+    tensors, scheduler = conditioning_of("allegro"), scheduler or EulerDiscreteScheduler()
     pipe = AllegroPipeline(vae=None, transformer=build("allegro"), scheduler=scheduler, **texts(""))  # type: ignore[arg-type]
     return pipe, tensors, prompts(tensors) | {"num_frames": 8}
 
@@ -186,8 +186,8 @@ class Calls:
         self.fed, self.timesteps = [], []
         with self.lens.hooks([("hook_latent", self.look)]):
             handle = pipe.transformer.register_forward_pre_hook(self.hear, with_kwargs=True)
-            given = {"height": 32, "width": 32, "guidance_scale": 1.0, "output_type": "latent"} | call
-            kept = {name: value for name, value in given.items() if value is not None}
+            arguments = {"height": 32, "width": 32, "guidance_scale": 1.0, "output_type": "latent"} | call
+            kept = {name: value for name, value in arguments.items() if value is not None}
             pipe(**kept, num_inference_steps=steps, generator=torch.Generator().manual_seed(3))
             handle.remove()
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens.store import Filling, Place, Plan, Store, Variable
+from dit_lens.store import Place, Plan, Store, StoreWriter, Variable
 
 CLIPS = 3  # to a batch
 MEAN = Variable("resid_post.mean", ("block", "feature"), (2, 5), "float32", {"block": (1, 4)}, ("p", "q"), "mean")
@@ -22,15 +22,22 @@ BITS = {"bfloat16": torch.int16, "float16": torch.int16, "float32": torch.int32,
 
 def plan(variables: Sequence[Variable] = (MEAN, VELOCITY), batches: int = 3, **options: Any) -> Plan:
     """Two steps and so many batches of three clips."""
-    given = {"asked": {"model": "made up"}, **options}
-    return Plan(tuple(variables), (2, 5), (0.25, 0.75), (250.0, 750.0), batches, CLIPS * batches, **given)
+    fields = {"asked": {"model": "made up"}, **options}
+    return Plan(tuple(variables), (2, 5), (0.25, 0.75), (250.0, 750.0), batches, CLIPS * batches, **fields)
 
 
 def columns(batch: int) -> dict[str, list[Any]]:
     """Three clips of two groups, one of unknown label."""
     ids = [f"made/{batch}/{i}" for i in range(CLIPS)]
     groups = [f"made/{batch}", f"made/{batch}", f"lone/{batch}"]
-    return {"id": ids, "group": groups, "role": ["A", "B", ""], "property": ["é"] * 3, "possible": [True, False, None]}
+    return {
+        "id": ids,
+        "scene": groups,
+        "group": groups,
+        "role": ["A", "B", ""],
+        "property": ["é"] * 3,
+        "possible": [True, False, None],
+    }
 
 
 def cell(variable: Variable, batch: int, step: int, block: int | None) -> Tensor:
@@ -47,28 +54,28 @@ def cells(variable: Variable, batch: int, step: int) -> dict[Place, Tensor]:
     return {(variable.name, block): cell(variable, batch, step, block) for block in blocks}
 
 
-def write_batch(filling: Filling, batch: int) -> None:
+def write_batch(writer: StoreWriter, batch: int) -> None:
     """Claims a batch and writes its shard."""
-    with filling.claim(batch), filling.shard(batch, columns(batch)) as shard:
-        for step in range(len(filling.plan.steps)):
-            values = [cells(variable, batch, step) for variable in filling.plan.variables]
-            shard.put(step, {place: tensor for one in values for place, tensor in one.items()})
+    with writer.claim(batch), writer.shard(batch, columns(batch)) as shard:
+        for step in range(len(writer.plan.steps)):
+            values = [cells(variable, batch, step) for variable in writer.plan.variables]
+            shard.put(step, {place: tensor for tensors in values for place, tensor in tensors.items()})
 
 
-def write_store(folder: Path, made: Plan | None = None) -> Filling:
+def write_store(folder: Path, wanted: Plan | None = None) -> StoreWriter:
     """Begins a store, or goes on with it, and writes what is missing."""
-    filling = Filling(folder, made or plan(), '{"made": "up"}')
-    filling.begin()
-    for batch in filling.todo():
-        write_batch(filling, batch)
-    return filling
+    writer = StoreWriter(folder, wanted or plan(), '{"made": "up"}')
+    writer.begin()
+    for batch in writer.todo():
+        write_batch(writer, batch)
+    return writer
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal to the bit, not-a-numbers too."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)))
+    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
 def expected(variable: Variable, batch: int) -> Tensor:

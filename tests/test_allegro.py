@@ -24,11 +24,11 @@ def model() -> HookedTransformer:
 @pytest.mark.parametrize("timestep", [0, 1, 500, 998, 999])
 def test_velocity_is_noise_minus_data_at_the_levels_of_the_stock_scheduler(timestep: int) -> None:
     torch.manual_seed(0)
-    stock, told = DDIMScheduler(), torch.tensor([timestep])
+    stock, timesteps = DDIMScheduler(), torch.tensor([timestep])
     data, noise = torch.randn(2, 1, 4, 2, 8, 8).unbind()
-    inputs = {"hidden_states": stock.add_noise(data, noise, told), "timestep": told}
+    inputs = {"hidden_states": stock.add_noise(data, noise, timesteps), "timestep": timesteps}
     torch.testing.assert_close(allegro.velocity(inputs, (noise,)), noise - data, atol=2e-4, rtol=1e-4)
-    assert allegro.to_timestep(float(allegro.to_sigma(told))) == pytest.approx(timestep, abs=1e-2)
+    assert allegro.FAMILY.to_timestep(float(allegro.FAMILY.to_sigma(timesteps))) == pytest.approx(timestep, abs=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,14 +54,14 @@ def test_inputs_are_what_the_stock_pipeline_feeds(model: HookedTransformer) -> N
         vae=vae, transformer=model.transformer, vae_scale_factor_spatial=8, vae_scale_factor_temporal=4
     )
     latent, text, mask = torch.randn(2, 4, 2, 8, 6), torch.randn(1, 3, 16), torch.tensor([[1, 1, 0]])
-    told = {"encoder_hidden_states": text, "encoder_attention_mask": mask}
-    own = allegro.inputs(model.transformer, latent, torch.ones(2), told)
+    conditioning = {"encoder_hidden_states": text, "encoder_attention_mask": mask}
+    inputs = allegro.inputs(model.transformer, latent, torch.ones(2), conditioning)
     (frequencies, places) = pipe._prepare_rotary_positional_embeddings(2, 64, 48, 2, torch.device("cpu"))
-    for one, other in zip(own["image_rotary_emb"][0], frequencies, strict=True):
-        assert all(map(torch.equal, one, other))
-    assert all(map(torch.equal, own["image_rotary_emb"][1], places))
-    assert own["encoder_hidden_states"].shape == (2, 1, 3, 16)
-    assert own["encoder_attention_mask"].shape == (2, 3)
+    for ours, theirs in zip(inputs["image_rotary_emb"][0], frequencies, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    assert all(map(torch.equal, inputs["image_rotary_emb"][1], places))
+    assert inputs["encoder_hidden_states"].shape == (2, 1, 3, 16)
+    assert inputs["encoder_attention_mask"].shape == (2, 3)
 
 
 def test_latents_are_decoded_as_the_stock_pipeline_decodes_them() -> None:

@@ -86,8 +86,8 @@ def test_compiled_models_are_refused() -> None:
 
 def test_quantised_weights_are_refused() -> None:
     transformer = build("wan")
-    for told in (BitsAndBytesConfig(load_in_8bit=True), {"quant_method": "bitsandbytes"}):
-        transformer.register_to_config(quantization_config=told)
+    for quantization in (BitsAndBytesConfig(load_in_8bit=True), {"quant_method": "bitsandbytes"}):
+        transformer.register_to_config(quantization_config=quantization)
         refused(transformer, "weights quantised by bitsandbytes")
     packed = build("wan")
     weight = packed.blocks[0].ffn.net[2].weight

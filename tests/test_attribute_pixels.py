@@ -1,142 +1,149 @@
-"""Integrated gradients over pixels: they reach the logit through the codec, vanish on what is shared; table, figure."""
+"""Integrated gradients over pixels: through any autoencoder to the logit, none on what is shared; table, figure."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
-import analyses.command
-import figures.output
-from analyses import attribute_pixels
-from analyses.attribute_pixels import BASELINES, Config, PixelLogit, attribute
-from analyses.lines import drawn
+import dit_lens as dl
+from analyses.attribute_pixels import BASELINES, Config, attribute, logits_of
+from analyses.command import call
 from dit_lens import results
-from dit_lens.attribution import Line, integrate
-from dit_lens.capture import Route, evaluations, latent_splice, role_major, spliced_noise
-from dit_lens.clips import Quadruplet, stack_frames
-from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.attribution import Integral, integrate
+from dit_lens.capture import NoisePath, clips_of, evaluations
+from dit_lens.clips import Scene, stack_frames
 from dit_lens.lens import DiTLens
-from dit_lens.probing import Probe, Reads
+from dit_lens.measures.labels import label_effect
 from dit_lens.running import Request
-from dit_lens.stats import interaction
+from dit_lens.studies.readers import Reader
+from dit_lens.studies.shown import Shown
 from dit_lens.video import to_tensor
-from figures import attribute_pixels as figure
+from tests.readers import random_probe, reader_with
+from tests.spliced import crossed_at, pair_of
 
-TINY = Config(properties=("inertia", "colour"), test=2, nodes=12, limit=0.2)
-READOUT = "blocks.1.hook_resid_post"
-
-
-@pytest.fixture(scope="module")
-def test() -> Sequence[Quadruplet]:
-    return MiniPhys("test", TINY.test, TINY.properties)[:]
+pytest_plugins = ("released.fixtures",)
+TINY = Config(path="continuation", sampler_steps=20, read_at=(14,), nodes=10, limit=0.2, batch_size=3)
 
 
 @pytest.fixture(scope="module")
-def probe(lens: DiTLens) -> Probe:
-    weight = torch.randn(128, generator=torch.Generator().manual_seed(0))
-    sigma = lens.schedule(TINY.levels).sigmas[TINY.step]
-    return Probe(weight, 0.0, 1.0, Reads(READOUT, TINY.step, sigma, "random"))
+def scenes(quadruplets: list[Scene]) -> list[Scene]:
+    """Crossed scenes of which one breaks in the middle and one twice."""
+    return [quadruplets[0], crossed_at(quadruplets[2], (5, 13))]
 
 
-@pytest.fixture(scope="module")
-def films(test: Sequence[Quadruplet]) -> torch.Tensor:
-    return to_tensor(stack_frames(role_major(test)))
-
-
-def logit_of(lens: DiTLens, test: Sequence[Quadruplet], probe: Probe, path: str) -> PixelLogit:
-    latents = lens.encode(role_major(test))
-    given = latent_splice(latents, test[0]) if path == "continuation" else 0
-    return PixelLogit(lens, probe, spliced_noise(latents, test, TINY.seed), given)
+def reader_on(lens: DiTLens, path: Any) -> Reader:
+    return reader_with(lens, random_probe(lens, 1, 14, 20), NoisePath(path))
 
 
 @pytest.mark.parametrize("path", ["continuation", "noising"])
-def test_from_pixels_to_the_logit_is_the_route_that_the_probe_was_fitted_on(
-    path, lens: DiTLens, test: Sequence[Quadruplet], probe: Probe, films: torch.Tensor
+def test_from_pixels_to_the_logit_is_the_path_that_the_probe_was_fitted_on(
+    path: Any, lens: DiTLens, scenes: list[Scene]
 ) -> None:
-    (fed,) = evaluations(lens, test, TINY.steps, Route(path)).values()
+    """For the first role, whose noise is taken for all; another clip of a single pair has that noise anyway."""
+    pairs = [pair_of(scene, frame) for scene, frame in zip(scenes, (9, 13), strict=True)]
+    reader = reader_on(lens, path)
+    (fed,) = evaluations(lens, pairs, [14], reader.path).values()
+    point = reader.probe.reads.point
     with torch.no_grad():
-        _, cache = lens.model.run(fed, Request(READOUT))
-        found = logit_of(lens, test, probe, path)(films)
-    torch.testing.assert_close(found, probe.of_activation(cache[READOUT]), rtol=1e-4, atol=1e-4)
-
-
-def test_completeness_over_pixels_and_nothing_where_clips_agree(
-    lens: DiTLens, test: Sequence[Quadruplet], probe: Probe, films: torch.Tensor
-) -> None:
-    logit = logit_of(lens, test, probe, "continuation")
-    possible, impossible = films, torch.cat([films[4:6], films[6:], films[:2], films[2:4]])  # A, B with C, D
-    values, change, _ = integrate(logit, impossible, possible, Line(steps=12))
-    with torch.no_grad():
-        expected = logit(possible) - logit(impossible)
-    torch.testing.assert_close(values.flatten(1).sum(1), expected, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(change, expected)
-    assert expected.abs().min() > 1e-4
-    splice = test[0].splice
-    assert not values[:2, :, :splice].any() and values[:2, :, splice:].any()
-    assert (values[possible == impossible] == 0).all()
+        expected = reader.probe.of_activation(lens.model.run_with(fed, {}, Request(point))[1][point]).chunk(2)
+        videos = to_tensor(stack_frames(clips_of(pairs))).chunk(2)
+        logits = logits_of(reader, pairs)
+        values = [logits[role](video) for role, video in zip("AC", videos, strict=True)]
+        swapped = logits["A"](videos[0].flip(0))
+        twice = logits["A"](torch.cat([videos[0], videos[1]]))
+    torch.testing.assert_close(torch.stack(values), torch.stack(expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(twice, torch.cat(values), rtol=1e-4, atol=1e-4)  # copies lie batch behind batch
+    assert float((swapped - values[0].flip(0)).abs().max()) > 1e-2  # noise and given frames are those of each scene
 
 
 @pytest.fixture(scope="module")
-def told(lens: DiTLens, test: Sequence[Quadruplet], probe: Probe) -> xr.Dataset:
-    return attribute(lens, TINY, test, probe)
+def shown() -> Shown:
+    return Shown()
 
 
-def test_both_baselines_add_up_to_what_tells_the_pair_and_to_the_contrast(told: xr.Dataset) -> None:
-    summed, change = told.heat.sum(["frame", "row", "column"]), told.logit.sel(role="A") - told.logit.sel(role="C")
-    odd = interaction(told.logit.values)
-    for baseline in BASELINES:
-        np.testing.assert_allclose(summed.sel(baseline=baseline), change, rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(told.by_frame.sel(baseline=baseline).sum("frame"), odd, rtol=0, atol=3e-5)
-    assert np.abs(odd).min() > 5e-4 and np.abs(change).min() > 0.01
-    assert float(told.delta.max()) < 0.01
-    splice = int(told.splice[0])
-    assert not told.heat.sel(baseline="paired clip").values[:, :splice].any()
-    assert told.heat.sel(baseline="quadruplet mean").values[:, :splice].any()
+@pytest.fixture(scope="module")
+def table(lens: DiTLens, scenes: list[Scene], shown: Shown) -> xr.Dataset:
+    return attribute(reader_on(lens, "continuation"), TINY, scenes, shown)
 
 
-def test_pairs_that_are_told_best_are_shown_one_of_each_property(told: xr.Dataset, test: Sequence[Quadruplet]) -> None:
-    better = told.logit.copy(data=[[1.0, 0, 0, 9], [2.0, 9, 0, 0]])
-    maps = drawn(told.assign(logit=better), test, range(17), 2)
-    assert [name.split(":")[0] for name in maps.shown.values] == [test[1].property, test[0].property]
-    assert maps.pixels.shape == (2, 2, 17, 32, 32, 3)
-    np.testing.assert_array_equal(maps.pixels[0, 1], test[1].c.frames)
-    np.testing.assert_array_equal(maps.heat.isel(shown=0), told.heat.isel(quadruplet=1))
-    same = (maps.pixels[0, 0] == maps.pixels[0, 1]).all(["row_drawn", "column_drawn", "rgb"])
-    np.testing.assert_array_equal(maps.shown_agree[0], same)
-    assert same[0] and not same[-1]
-
-
-def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(analyses.command, "DATA", folder / "data")
-    monkeypatch.setattr(figures.output, "OUT", folder / "out")
-    monkeypatch.setattr(sys, "argv", ["attribute_pixels", *arguments])
-    run, table = attribute_pixels.run, attribute_pixels.table
-    analyses.command.main(Config, run, table, figure.draw, "attribute_pixels", attribute_pixels.__doc__)
-
-
-FEW = ["--controls", "--properties", "inertia", "--train", "10", "--test", "4", "--nodes", "2", "--batch-size", "10"]
-
-
-def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call([*FEW, "--limit", "99"], monkeypatch, tmp_path)
-    printed = capsys.readouterr().out
-    assert all(baseline in printed for baseline in BASELINES) and "largest delta" in printed
-    assert (tmp_path / "out" / "attribute_pixels.pdf").stat().st_size > 5000
-    result = results.open_result(tmp_path / "data" / "attribute_pixels.nc")
-    splice = int(result.splice[0])
-    paired = result.by_frame.sel(baseline="paired clip")
-    assert paired.sizes["frame"] == 17 and bool((np.abs(paired).sum("frame") > 0).all()) and splice == 9
-
-
-def test_a_line_that_does_not_converge_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_both_baselines_add_up_to_the_label_effect_and_to_the_difference_of_the_pair(
+    table: xr.Dataset, shown: Shown
 ) -> None:
+    effect = label_effect(table.logit)
+    for baseline in BASELINES:
+        np.testing.assert_allclose(table.by_frame.sel(baseline=baseline).sum("frame"), effect, rtol=0, atol=1e-4)
+    assert float(np.abs(effect).min()) > 4e-4 and float(table.delta.max()) < 0.01
+    assert table.splice.values.tolist() == [9, 5]
+    for margin, maps in shown.best.values():
+        summed = maps.heat.isel(shown=0).sum(["frame", "row", "column"])
+        np.testing.assert_allclose(summed, [margin, margin], rtol=1e-2, atol=1e-4)
+
+
+def test_nothing_is_attributed_to_a_pair_where_its_clips_agree(shown: Shown, scenes: list[Scene]) -> None:
+    for (_, maps), scene in zip(shown.best.values(), scenes, strict=True):
+        same = (scene["A"].frames == scene["C"].frames).all((1, 2, 3))
+        np.testing.assert_array_equal(maps.shown_agree[0], same)
+        paired, mean = (maps.heat.isel(shown=0).sel(baseline=name).values for name in BASELINES)
+        assert not paired[same].any() and paired[~same].any() and mean[same].any()
+        np.testing.assert_array_equal(maps.pixels[0, 1], scene["C"].frames)
+
+
+@pytest.mark.parametrize("name", ["wan21", "cogvideox_2b", "ltx"])
+def test_gradients_pass_the_autoencoders_as_released(
+    name: str, released_folder: Callable[[str], Path], quadruplets: list[Scene]
+) -> None:
+    """The attribution adds up to the change of the logit, to 2% of the sizes of what is added up.
+
+    The control is a logit of which a part lets no gradient pass.
+    """
+    lens = dl.DiTLens.from_pretrained(released_folder(name))
+    reader = reader_with(lens, random_probe(lens, 1, 1, 2), NoisePath("noising", 2))
+    pair = [pair_of(quadruplets[0], 9)]
+    videos = to_tensor(stack_frames(clips_of(pair))).chunk(2)
+    logit = logits_of(reader, pair)["A"]
+    values, change, _ = integrate(logit, videos[1], videos[0], Integral(steps=24, unit=1e-6, limit=9e9, batch_size=4))
+    assert values.shape == videos[0].shape and float(change.abs()) > 0
+    assert float((values.sum() - change).abs()) < 0.02 * float(values.abs().sum())
+    assert not values[videos[0] == videos[1]].any() and values.any()
+    with pytest.raises(ValueError, match="convergence delta"):
+        integrate(lambda video: logit(video) + 100 * logit(video).detach(), videos[1], videos[0], Integral(steps=2))
+
+
+def test_whole_clips_are_noised_where_continuation_is_no_default_and_inversion_is_refused(
+    released_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "dev" / "O1").mkdir(parents=True)
+    assert Config().resolved().path == "continuation"
+    general = Config(model=str(released_folder("wan21")), data=f"intphys:dev={tmp_path}")
+    assert general.resolved().path == "noising" and Config(path="noising").resolved().path == "noising"
+    for study in (Config(), general):
+        with pytest.raises(ValueError, match="got path inversion · expected noising or continuation"):
+            replace(study, path="inversion").resolved()
+
+
+FEW = ["--controls", "--properties", "inertia", "--train", "10", "--test", "2", "--nodes", "2", "--block", "1"]
+
+
+def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("attribute_pixels", [*FEW, "--limit", "99", "--full", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert all(baseline in text for baseline in BASELINES) and "largest delta" in text
+    (path,) = tmp_path.glob("attribute_pixels-*.nc")
+    assert path.with_suffix(".pdf").stat().st_size > 5000
+    result = results.open_result(path)
+    paired = result.by_frame.sel(baseline="paired clip")
+    assert paired.sizes["frame"] == 17 and bool((np.abs(paired).sum("frame") > 0).all())
+    assert result.splice.values.tolist() == [9, 9] and result.shown.size == 1
+
+
+def test_a_line_that_does_not_converge_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        call([*FEW, "--limit", "1e-9"], monkeypatch, tmp_path)
+        call("attribute_pixels", [*FEW, "--limit", "1e-9", "--out", str(tmp_path)])
     assert stopped.value.code == 2 and "convergence delta" in capsys.readouterr().err

@@ -1,120 +1,122 @@
-"""What writes plausibility: parts add up, halves alone cancel, statistics by hand; table and figure."""
+"""What writes plausibility: parts add up, what sees frames alone cancels in crossed scenes; table and figure."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-import analyses.command
-import figures.output
-from analyses import attribute_writes
-from analyses.attribute_writes import Config, top, written
-from analyses.frozen_probe import fit
-from analyses.roles import content, contrast
+from analyses.attribute_writes import Config, written
+from analyses.command import call
 from dit_lens import results
-from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.capture import NoisePath
+from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
-from dit_lens.probing import Probe
-from dit_lens.stats import sign_flip_p
-from figures import attribute_writes as figure
+from dit_lens.measures.attribute_writes import effects, top
+from dit_lens.measures.labels import content, label_effect
+from dit_lens.measures.nulls import sign_flips
+from dit_lens.studies.readers import Reader
+from tests.readers import random_probe, reader_with
+from tests.spliced import crossed_at, pair_of
 
-TINY = Config(properties=("inertia", "gravity"), train=10, test=10, directions=2)
-
-
-@pytest.fixture(scope="module")
-def probe(lens: DiTLens) -> Probe:
-    train = MiniPhys("train", TINY.train, TINY.properties)[:]
-    found, accuracy = fit(lens, TINY, train, 3)
-    assert found.reads.point == "blocks.3.hook_resid_post" and accuracy.sizes == {"depth": 6}
-    return found
+CONFIG = Config(directions=2, batch_size=3)
 
 
 @pytest.fixture(scope="module")
-def told(lens: DiTLens, probe: Probe) -> xr.Dataset:
-    return written(lens, TINY, MiniPhys("test", TINY.test, TINY.properties)[:], probe)
+def reader(lens: DiTLens) -> Reader:
+    return reader_with(lens, random_probe(lens, 3, 14, 20, frames=5), NoisePath("continuation"))
 
 
-def test_parts_add_up_to_the_logit_of_every_clip_and_direction(told: xr.Dataset) -> None:
-    total = told.constant + told.embedding + told.attribution.astype(float).sum(["block", "component"])
-    scale = float(np.abs(told.readout).max())
-    assert float(np.abs(total - told.readout).max()) < 1e-5 * scale
-    assert list(told.direction.values) == ["probe", "random 0", "random 1"] and set(told.block.values) == {0, 1, 2, 3}
-    parts = contrast(told.attribution, xr.DataArray(1.0)).sum(["block", "component"])
-    np.testing.assert_allclose(parts, contrast(told.readout, xr.DataArray(1.0)), atol=1e-5 * scale)
-    assert np.abs(parts).max() > 1e-4 * scale
+@pytest.fixture(scope="module")
+def scenes(quadruplets: list[Scene]) -> list[Scene]:
+    """Crossed scenes that break at two different frames."""
+    return [*quadruplets[:2], crossed_at(quadruplets[2], (13,))]
 
 
-def test_the_embedding_has_no_contrast_and_biases_neither(told: xr.Dataset) -> None:
-    """They see each half alone, or nothing of the clip: the four clips of a quadruplet balance."""
-    scale = float(np.abs(told.embedding).max())
-    assert float(np.abs(contrast(told.embedding, xr.DataArray(1.0))).max()) < 1e-5 * scale
-    biases = told.attribution.sel(component=["attn.bias", "cross_attn.bias"])
-    assert float(np.abs(contrast(biases, xr.DataArray(1.0))).max()) < 1e-5 * scale
-    assert float(content(told.embedding, xr.DataArray(1.0)).sel(direction="probe")) > 1e-3 * scale  # it has content
+@pytest.fixture(scope="module")
+def writes(reader: Reader, scenes: list[Scene]) -> xr.Dataset:
+    return written(reader, CONFIG, scenes)
+
+
+def test_parts_add_up_to_the_logit_of_every_clip_and_direction(writes: xr.Dataset) -> None:
+    parts = writes.attribution.astype(float)
+    total = writes.constant + writes.embedding + parts.sum(["block", "component"])
+    scale = float(np.abs(writes.readout).max())
+    assert float(np.abs(total - writes.readout).max()) < 1e-5 * scale
+    assert list(writes.direction.values) == ["probe", "random 0", "random 1"] and set(writes.block.values) == {
+        *range(4)
+    }
+    np.testing.assert_allclose(
+        label_effect(parts).sum(["block", "component"]), label_effect(writes.readout), atol=1e-5 * scale
+    )
+    without = (total - parts.sel(component="attn.0").sum("block") - writes.readout).sel(direction="probe")
+    assert float(np.abs(without).max()) > 1e-3 * scale  # the sum is none where a head is left out
+
+
+def test_the_embedding_has_no_label_effect_in_crossed_scenes_wherever_they_break(
+    writes: xr.Dataset, reader: Reader, scenes: list[Scene]
+) -> None:
+    """It sees each frame alone, and biases nothing of the clip; the control is pairs that are not crossed."""
+    scale = float(np.abs(writes.embedding).max())
+    assert float(np.abs(label_effect(writes.embedding)).max()) < 1e-5 * scale
+    biases = writes.attribution.sel(component=["attn.bias", "cross_attn.bias"])
+    assert float(np.abs(label_effect(biases)).max()) < 1e-5 * scale
+    assert float(content(writes.embedding).sel(direction="probe")) > 1e-3 * scale  # it has content
+    single = written(reader, CONFIG, [pair_of(scene, 9) for scene in scenes])
+    assert list(single.role.values) == ["A", "C"] and not single.crossed.any() and writes.crossed.all()
+    assert float(np.abs(label_effect(single.embedding)).sel(direction="probe").min()) > 1e-4 * scale
+
+
+def test_a_scene_is_read_as_it_would_be_alone(writes: xr.Dataset, reader: Reader, scenes: list[Scene]) -> None:
+    for scene in scenes[1:]:
+        alone = written(reader, CONFIG, [scene])
+        both = xr.broadcast(alone.attribution, writes.attribution.sel(scene=[scene.id]))
+        np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
+    first, second = (writes.attribution.sel(scene=scene.id) for scene in scenes[:2])
+    assert float(np.abs(first - second).max()) > 1e-3  # scenes differ
 
 
 def test_label_and_content_by_hand() -> None:
     """A, B, C, D = mean + label + first half + second half, with 3, 2 and 1 for the last three."""
     values = xr.DataArray(
-        [[10 + 3 + 2 + 1, 10 + 3 - 2 - 1, 10 - 3 + 2 - 1, 10 - 3 - 2 + 1]] * 2, dims=("quadruplet", "role")
+        [[10 + 3 + 2 + 1, 10 + 3 - 2 - 1, 10 - 3 + 2 - 1, 10 - 3 - 2 + 1]] * 2, dims=("scene", "role")
     )
     values = values.assign_coords(role=list("ABCD"))
-    assert contrast(values, xr.DataArray(2.0)).values == pytest.approx([3.0, 3.0])
-    assert float(content(values, xr.DataArray(2.0))) == pytest.approx(np.sqrt((4**2 + 2**2) / 2) / 2)
+    assert label_effect(values).values == pytest.approx([6.0, 6.0])
+    assert float(content(values)) == pytest.approx(np.sqrt((4**2 + 2**2) / 2))
 
 
 def planted(rng: np.random.Generator, size: float) -> xr.Dataset:
     """Noise for 40 quadruplets and 6 components, and one that writes the label."""
     values = rng.standard_normal((40, 4, 2, 3))
     values[:, :2, 1, 2] += size
-    attribution = xr.DataArray(values, dims=("quadruplet", "role", "block", "component"))
+    attribution = xr.DataArray(values, dims=("scene", "role", "block", "component"))
     coordinates = {
-        "quadruplet": np.arange(40), "role": list("ABCD"), "block": [0, 1], "component": ["attn.0", "attn.bias", "mlp"],
-        "property": ("quadruplet", ["inertia", "gravity"] * 20),
+        "scene": np.arange(40), "role": list("ABCD"), "block": [0, 1], "component": ["attn.0", "attn.bias", "mlp"],
+        "property": ("scene", ["inertia", "gravity"] * 20),
     }  # fmt: skip
-    told = attribution.assign_coords(coordinates).expand_dims(model=["planted"], direction=["probe"])
-    return xr.Dataset({"attribution": told, "probe_spread": ("model", [1.0])})
+    table = attribution.assign_coords(coordinates).expand_dims(model=["planted"], direction=["probe"])
+    return xr.Dataset({"attribution": table, "probe_spread": ("model", [1.0])})
 
 
 def test_a_component_that_writes_the_label_is_ranked_first_and_noise_is_not_significant() -> None:
-    rng = np.random.default_rng(0)
-    result = planted(rng, 2.0)
+    result = planted(np.random.default_rng(0), 2.0)
     assert top(result, "planted")[0] == (1, "mlp") and not any(
         name == "attn.bias" for _, name in top(result, "planted")
     )
-    effects = contrast(result.attribution, result.probe_spread).squeeze().transpose("quadruplet", ...).values
-    p = sign_flip_p(effects.reshape(40, 6))
-    assert p[5] < 0.01 and (p[:5] > 0.05).all()
+    p = sign_flips(effects(result.sel(model="planted", direction="probe"))).p
+    assert float(p.sel(block=1, component="mlp")) < 0.01 and int((p > 0.05).sum()) == p.size - 1 == 3
 
 
-def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(analyses.command, "DATA", folder / "data")
-    monkeypatch.setattr(figures.output, "OUT", folder / "out")
-    monkeypatch.setattr(sys, "argv", ["attribute_writes", *arguments])
-    run, table = attribute_writes.run, attribute_writes.table
-    analyses.command.main(Config, run, table, figure.draw, "attribute_writes", attribute_writes.__doc__)
-
-
-@pytest.mark.parametrize("path", ["continuation", "noising"])
-def test_table_and_figure(
-    path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = ["--train", "10", "--test", "4", "--directions", "1", "--properties", "inertia", "--path", path]
-    call(["--controls", "mini-wan-random", *few], monkeypatch, tmp_path)
-    told = capsys.readouterr().out
-    assert told.count("embedding (0 by construction)") == 2 and told.count("parts add up to every logit") == 2
-    assert (tmp_path / "out" / "attribute_writes.pdf").stat().st_size > 5000
-    result = results.open_result(tmp_path / "data" / "attribute_writes.nc")
-    assert float(np.abs(result.unexplained / result.probe_spread).max()) < 1e-4
-
-
-def test_too_few_quadruplets_are_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        call(["--test", "3"], monkeypatch, tmp_path)
-    assert stopped.value.code == 2 and "expected at least 10 and 8" in capsys.readouterr().err
+def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--controls", "--train", "10", "--test", "4", "--directions", "1", "--properties", "inertia", "gravity"]
+    call("attribute_writes", [*few, "--full", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert text.count("embedding (0 by construction)") == text.count("components sum to every logit") == 1
+    (path,) = tmp_path.glob("attribute_writes-*.nc")
+    assert path.with_suffix(".pdf").stat().st_size > 5000
+    result = results.open_result(path)
+    assert float(np.abs(result.unexplained / result.probe_spread).max()) < 1e-4 and int(result.step) == 14
+    assert result.property.values.tolist() == ["inertia", "gravity"] * 2

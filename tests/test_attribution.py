@@ -11,7 +11,7 @@ from micro_dit import MicroDiT, set_by_hand
 
 from dit_lens import datasets, edits, families
 from dit_lens.attribution import (
-    Line,
+    Integral,
     Smoothing,
     conductance,
     gradient_times_difference,
@@ -35,7 +35,7 @@ Z = "blocks.1.attn.hook_z"
 def paths(lens: DiTLens) -> dict[str, Trajectory]:
     """A, C and D of two quadruplets, noised by one noise: A and C are fed the same first half, A and D the second."""
     quadruplets = list(datasets.load("miniphys", split="test", quadruplets=2, properties=("inertia", "gravity")))
-    latents = {role: lens.encode([getattr(q, role) for q in quadruplets]) for role in "acd"}
+    latents = {role: lens.encode([q[role.upper()] for q in quadruplets]) for role in "acd"}
     noise = torch.randn(latents["a"].shape, generator=torch.Generator().manual_seed(1))
     return {role: lens.noising(latent, noise, steps=4) for role, latent in latents.items()}
 
@@ -62,33 +62,35 @@ def logits(lens: DiTLens, path: Trajectory, probe: Probe) -> torch.Tensor:
 def test_at_a_stream_the_sum_is_the_whole_change_between_the_runs(
     point: str, lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
-    told = integrated_gradients(lens, (paths["a"], STEP), (paths["c"], STEP), point, probe.logit, Line(steps=12))[point]
+    attribution = integrated_gradients(
+        lens, (paths["a"], STEP), (paths["c"], STEP), point, probe.logit, Integral(steps=12)
+    )[point]
     total = logits(lens, paths["a"], probe) - logits(lens, paths["c"], probe)
-    torch.testing.assert_close(told.values.flatten(1).sum(1), total, rtol=1e-4, atol=1e-6)
-    assert total.abs().min() > 1e-3 and told.delta.max() < 1e-3
+    torch.testing.assert_close(attribution.values.flatten(1).sum(1), total, rtol=1e-4, atol=1e-6)
+    assert total.abs().min() > 1e-3 and attribution.delta.max() < 1e-3
 
 
 @pytest.mark.parametrize("point", ["blocks.2.attn.hook_z", "blocks.3.attn.hook_q", "blocks.1.hook_mlp_out"])
 def test_inside_a_block_the_sum_is_the_effect_of_patching_the_point(
     point: str, lens: DiTLens, paths: dict[str, Trajectory], pair: tuple[Evaluation, Evaluation], probe: Probe
 ) -> None:
-    told = integrated_gradients(lens, *pair, point, probe.logit, Line(steps=8))[point]
+    attribution = integrated_gradients(lens, *pair, point, probe.logit, Integral(steps=8))[point]
     source = lens.run_with_cache(paths["a"], step=STEP, names_filter=point)[1][point]
     with lens.hooks([(point, edits.patch(source))]):
         effect = logits(lens, paths["c"], probe)
     effect = effect - logits(lens, paths["c"], probe)
-    torch.testing.assert_close(told.values.flatten(1).sum(1), effect, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(told.change, effect, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attribution.values.flatten(1).sum(1), effect, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attribution.change, effect, rtol=1e-4, atol=1e-6)
     assert effect.abs().min() > 1e-5
 
 
 def test_a_velocity_is_a_metric_too(lens: DiTLens, pair: tuple[Evaluation, Evaluation]) -> None:
-    line = Line(steps=8, batch_size=6)  # several forwards
+    integral = Integral(steps=8, batch_size=6)  # several forwards
     point = "blocks.1.hook_resid_pre"
-    told = integrated_gradients(lens, *pair, point, VelocityProjection(), line)[point]
+    attribution = integrated_gradients(lens, *pair, point, VelocityProjection(), integral)[point]
     clean, corrupted = (lens.model.velocity(evaluation).detach() for evaluation in pair)
     length = (clean - corrupted).flatten(1).norm(dim=1)
-    torch.testing.assert_close(told.values.flatten(1).sum(1), length, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attribution.values.flatten(1).sum(1), length, rtol=1e-4, atol=1e-6)
 
 
 def test_at_the_readout_each_value_is_its_own_term(
@@ -96,46 +98,48 @@ def test_at_the_readout_each_value_is_its_own_term(
 ) -> None:
     clean, corrupted = (lens.run_with_cache(paths[r], step=STEP, names_filter=POINT)[1][POINT] for r in "ac")
     terms = (clean - corrupted) * probe.weight / clean.shape[1]
-    for told in (
-        integrated_gradients(lens, *pair, POINT, probe.logit, Line(steps=3)),
+    for attributions in (
+        integrated_gradients(lens, *pair, POINT, probe.logit, Integral(steps=3)),
         gradient_times_difference(lens, *pair, POINT, probe.logit),
         smooth_gradients(lens, *pair, POINT, probe.logit, Smoothing(samples=2)),
         conductance(lens, *pair, POINT, probe.logit, steps=1),
     ):
-        torch.testing.assert_close(told[POINT].values, terms, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(attributions[POINT].values, terms, rtol=1e-4, atol=1e-7)
 
 
 def test_where_the_clips_agree_nothing_is_attributed(lens: DiTLens, paths: dict[str, Trajectory], probe: Probe) -> None:
-    line = Line(steps=8)
-    for role, shared, other in (("c", slice(None, FIRST_HALF), slice(FIRST_HALF, None)),
+    integral = Integral(steps=8)
+    for role, shared, differing in (("c", slice(None, FIRST_HALF), slice(FIRST_HALF, None)),
                                 ("d", slice(FIRST_HALF, None), slice(None, FIRST_HALF))):  # fmt: skip
         points = ["hook_latent", "hook_embed"]
-        told = integrated_gradients(lens, (paths["a"], STEP), (paths[role], STEP), points, probe.logit, line)
+        attributions = integrated_gradients(
+            lens, (paths["a"], STEP), (paths[role], STEP), points, probe.logit, integral
+        )
         for point in points:
-            by_frame = told[point].over("b f")
-            assert (by_frame[:, shared] == 0).all() and (by_frame[:, other].abs() > 0).any(1).all()
+            by_frame = attributions[point].over("b f")
+            assert (by_frame[:, shared] == 0).all() and (by_frame[:, differing].abs() > 0).any(1).all()
 
 
 def test_the_same_clip_twice_has_no_attribution(
     lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe
 ) -> None:
-    (told,) = integrated_gradients(lens, pair[0], pair[0], Z, probe.logit, Line(steps=2)).values()
-    assert not told.values.any() and not told.change.any() and not told.delta.any()
+    (attribution,) = integrated_gradients(lens, pair[0], pair[0], Z, probe.logit, Integral(steps=2)).values()
+    assert not attribution.values.any() and not attribution.change.any() and not attribution.delta.any()
 
 
 def test_sums_over_axes_and_other_baselines(lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe) -> None:
-    line = Line(steps=8, around="clean", baseline=0.0)
-    (told,) = integrated_gradients(lens, *pair, Z, probe.logit, line).values()
-    assert told.over("b k").shape == (2, 4) and told.over("b k n").shape == (2, 4, 80)
-    torch.testing.assert_close(told.over("b f h w").sum((1, 2, 3)), told.over("b k").sum(1))
-    torch.testing.assert_close(told.over("b f h w k")[:, 1, 2, 3], told.values[:, 16 + 2 * 4 + 3].sum(-1))
+    integral = Integral(steps=8, around="clean", baseline=0.0)
+    (attribution,) = integrated_gradients(lens, *pair, Z, probe.logit, integral).values()
+    assert attribution.over("b k").shape == (2, 4) and attribution.over("b k n").shape == (2, 4, 80)
+    torch.testing.assert_close(attribution.over("b f h w").sum((1, 2, 3)), attribution.over("b k").sum(1))
+    torch.testing.assert_close(attribution.over("b f h w k")[:, 1, 2, 3], attribution.values[:, 16 + 2 * 4 + 3].sum(-1))
     with lens.hooks([(Z, edits.zero())]):
         _, silent = lens.model.run(pair[0], Request(POINT))
     _, whole = lens.model.run(pair[0], Request(POINT))
     effect = (probe.of_activation(whole[POINT]) - probe.of_activation(silent[POINT])).detach()
-    torch.testing.assert_close(told.over("b"), effect, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(attribution.over("b"), effect, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="axis c"):
-        told.over("b c")
+        attribution.over("b c")
 
 
 # First order, noise, conductance.
@@ -145,7 +149,7 @@ def test_the_first_order_estimate_is_the_slope_at_the_corrupted_run(
     lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe
 ) -> None:
     point = "blocks.1.hook_resid_post"
-    told = gradient_times_difference(lens, *pair, point, probe.logit)[point]
+    attribution = gradient_times_difference(lens, *pair, point, probe.logit)[point]
     small = 1e-2  # central differences: a short way toward the clean run and as far away from it
     values = [lens.model.run(evaluation, Request(point))[1][point].detach() for evaluation in pair]
 
@@ -154,8 +158,8 @@ def test_the_first_order_estimate_is_the_slope_at_the_corrupted_run(
             return probe.of_activation(lens.model.run(pair[1], Request(POINT))[1][POINT]).detach()
 
     slope = (at(small) - at(-small)) / (2 * small)
-    torch.testing.assert_close(told.over("b"), slope, rtol=5e-3, atol=1e-4)
-    assert told.delta.max() > 1e-3  # it is no integral
+    torch.testing.assert_close(attribution.over("b"), slope, rtol=5e-3, atol=1e-4)
+    assert attribution.delta.max() > 1e-3  # it is no integral
 
 
 def test_smooth_gradients_without_noise_are_the_slope_at_the_clean_run(
@@ -176,12 +180,12 @@ def test_conductance_through_a_stream_is_whole_and_of_the_latent_is_its_gradient
     lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe
 ) -> None:
     streams = ["hook_embed", "blocks.1.hook_resid_post", POINT]
-    told = conductance(lens, *pair, [*streams, "blocks.2.attn.hook_z"], probe.logit, steps=8)
+    attributions = conductance(lens, *pair, [*streams, "blocks.2.attn.hook_z"], probe.logit, steps=8)
     for name in streams:
-        torch.testing.assert_close(told[name].over("b"), told[name].change, rtol=5e-3, atol=1e-4)
-    (embedded,) = integrated_gradients(lens, *pair, "hook_embed", probe.logit, Line(steps=8)).values()
-    torch.testing.assert_close(told["hook_embed"].over("b f"), embedded.over("b f"), rtol=1e-2, atol=1e-4)
-    assert told["blocks.2.attn.hook_z"].delta.min() > 0.01  # most goes round it
+        torch.testing.assert_close(attributions[name].over("b"), attributions[name].change, rtol=5e-3, atol=1e-4)
+    (embedded,) = integrated_gradients(lens, *pair, "hook_embed", probe.logit, Integral(steps=8)).values()
+    torch.testing.assert_close(attributions["hook_embed"].over("b f"), embedded.over("b f"), rtol=1e-2, atol=1e-4)
+    assert attributions["blocks.2.attn.hook_z"].delta.min() > 0.01  # most goes round it
 
 
 # The micro DiT: numbers worked out by hand.
@@ -203,7 +207,7 @@ EFFECTS = [(5.222375 - 3.69275) - (4.752375 - 2.98775), (6.12175 - 3.5355) - (4.
 
 @pytest.fixture
 def micro(monkeypatch: pytest.MonkeyPatch) -> DiTLens:
-    monkeypatch.setattr(families, "FAMILIES", (micro_dit, *families.FAMILIES))
+    monkeypatch.setattr(families, "FAMILIES", (micro_dit.FAMILY, *families.FAMILIES))
     return DiTLens(transformer=set_by_hand(MicroDiT()))
 
 
@@ -218,21 +222,21 @@ def test_on_a_linear_stretch_heads_are_told_their_exact_effects(
 ) -> None:
     metric = Readout(lambda velocity, cache: velocity[:, 0, 1, 0, 0])
     by_hand = torch.tensor(EFFECTS, dtype=torch.float64)
-    for told in (
+    for attributions in (
         integrated_gradients(micro, *hand_made, Z, metric),
         gradient_times_difference(micro, *hand_made, Z, metric),
     ):
-        torch.testing.assert_close(told[Z].over("b k")[0], by_hand, rtol=0, atol=1e-10)
+        torch.testing.assert_close(attributions[Z].over("b k")[0], by_hand, rtol=0, atol=1e-10)
 
 
 def test_completeness_in_float64(micro: DiTLens, hand_made: tuple[Evaluation, Evaluation]) -> None:
     metric = Readout(lambda velocity, cache: (velocity**3).flatten(1).sum(1) / 100)
-    line = Line(steps=8)
-    told = integrated_gradients(micro, *hand_made, Z, metric, line)[Z]
-    change = told.change.abs()
-    assert change.min() > 0.1 and ((told.over("b") - told.change).abs() / change).max() < 1e-8
-    one = gradient_times_difference(micro, *hand_made, Z, metric)[Z]
-    assert one.delta.min() > 0.01
+    integral = Integral(steps=8)
+    attribution = integrated_gradients(micro, *hand_made, Z, metric, integral)[Z]
+    change = attribution.change.abs()
+    assert change.min() > 0.1 and ((attribution.over("b") - attribution.change).abs() / change).max() < 1e-8
+    first_order = gradient_times_difference(micro, *hand_made, Z, metric)[Z]
+    assert first_order.delta.min() > 0.01
 
 
 @pytest.fixture
@@ -252,7 +256,7 @@ def test_blocks_before_the_point_are_run_once_per_clip_and_no_more(
     micro: DiTLens, hand_made: tuple[Evaluation, Evaluation], ran: list[int]
 ) -> None:
     metric = Readout(lambda velocity, cache: velocity[:, 0, 1, 0, 0])
-    integrated_gradients(micro, *hand_made, Z, metric, Line(steps=4, batch_size=1))
+    integrated_gradients(micro, *hand_made, Z, metric, Integral(steps=4, batch_size=1))
     assert ran.count(0) == 2  # the clean run and the corrupted one
     assert ran.count(1) == 2 + 4 + 2  # and every step, and both ends
 
@@ -261,12 +265,12 @@ def test_blocks_before_the_point_are_run_once_per_clip_and_no_more(
 
 
 def test_a_delta_above_the_limit_is_refused(lens: DiTLens, pair: tuple[Evaluation, Evaluation], probe: Probe) -> None:
-    line = Line(steps=2, rule="riemann_left", limit=1e-6)
+    integral = Integral(steps=2, rule="riemann_left", limit=1e-6)
     with pytest.raises(ValueError, match="convergence delta"):
-        integrated_gradients(lens, *pair, "blocks.0.hook_resid_pre", probe.logit, line)
-    wide = Line(steps=2, rule="riemann_left", limit=1e-6, unit=1e9)
-    (told,) = integrated_gradients(lens, *pair, "blocks.0.hook_resid_pre", probe.logit, wide).values()
-    assert told.delta.max() < 1e-6
+        integrated_gradients(lens, *pair, "blocks.0.hook_resid_pre", probe.logit, integral)
+    wide = Integral(steps=2, rule="riemann_left", limit=1e-6, unit=1e9)
+    (attribution,) = integrated_gradients(lens, *pair, "blocks.0.hook_resid_pre", probe.logit, wide).values()
+    assert attribution.delta.max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -288,9 +292,9 @@ def test_runs_that_do_not_pair_up_and_hooks_are_refused(
     lens: DiTLens, paths: dict[str, Trajectory], probe: Probe
 ) -> None:
     clean = paths["a"], STEP
-    for other in ((paths["c"][:1], STEP), (paths["c"], STEP - 1)):
+    for mismatched in ((paths["c"][:1], STEP), (paths["c"], STEP - 1)):
         with pytest.raises(ValueError, match="expected as many of one size"):
-            integrated_gradients(lens, clean, other, POINT, probe.logit)
+            integrated_gradients(lens, clean, mismatched, POINT, probe.logit)
     with lens.hooks([("hook_embed", edits.scale(1.0))]):
         lens.model.velocity(lens.evaluation(*clean))
         with pytest.raises(RuntimeError, match="active hooks"):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from dit_lens.datasets.miniphys import MiniPhys
-from dit_lens.models.mini_vae import new_autoencoder, whole_clips
-from dit_lens.training.autoencoder import STATE, Config, State, frames_of, run
-from dit_lens.training.quality import moving_pixels, reconstruction_quality
+from dit_lens.toy.mini_vae import new_autoencoder, whole_clips
+from dit_lens.toy.miniphys import MiniPhys
+from dit_lens.toy.training.autoencoder import STATE, Config, State, frames_of, run
+from dit_lens.toy.training.quality import moving_pixels, reconstruction_quality
 from dit_lens.video import to_tensor
 
 TINY = {"quadruplets": 11, "batch_size": 2, "minutes": 60.0, "device": "cpu"}
@@ -34,12 +34,12 @@ def latents(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
         return vae.encode(video, return_dict=False)[0].mode()
 
 
-def equal(one: object, other: object) -> bool:
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    return one == other
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    return a == b
 
 
 def test_a_resumed_run_ends_in_the_same_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +59,10 @@ def test_a_resumed_run_ends_in_the_same_weights(trained: Path, tmp_path: Path, m
     assert saves == 1
     halfway = torch.load(config.out / STATE)
     run(config)
-    one, other = (torch.load(folder / STATE) for folder in (trained, config.out))
+    whole, resumed = (torch.load(folder / STATE) for folder in (trained, config.out))
     for name in ("model", "average", "muon", "adamw"):
-        assert equal(one[name], other[name]), name
-    assert halfway["step"] == 2 and not equal(one["model"], halfway["model"])
+        assert equal(whole[name], resumed[name]), name
+    assert halfway["step"] == 2 and not equal(whole["model"], halfway["model"])
 
 
 def test_the_state_of_another_recipe_is_refused(trained: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_saved_folder_is_a_stock_autoencoder(trained: Path) -> None:
 
 def test_a_latent_frame_sees_no_later_frames(trained: Path) -> None:
     vae = load(trained)
-    video = to_tensor(MiniPhys("test", 1)[0].a.frames)[None]
+    video = to_tensor(MiniPhys("test", 1)[0]["A"].frames)[None]
     changed = video.clone()
     changed[:, :, 9:] = -changed[:, :, 9:]
     before, after = latents(vae, video), latents(vae, changed)

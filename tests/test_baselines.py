@@ -11,21 +11,21 @@ from sklearn.model_selection import cross_val_score
 from dit_lens import baselines, stats
 from dit_lens.baselines import Baseline, MatchedNoise, NotRunError
 from dit_lens.baselines.preparing import Preparation, spread
-from dit_lens.clips import Quadruplet, stack_frames
-from dit_lens.datasets.miniphys import SPLICE, MiniPhys
+from dit_lens.clips import Scene, stack_frames
 from dit_lens.probing import estimator
+from dit_lens.toy.miniphys import SPLICE, MiniPhys
 
 LINES = ("pixels", "pixels+moments", "flow", "resnet=random", "videomae=random", "vjepa2=random")
 CHANGED = ("videomae=random+moments", "vjepa2=random+still", "vjepa2=random+shuffled")
 
 
 @pytest.fixture(scope="module")
-def crossed() -> list[Quadruplet]:
+def crossed() -> list[Scene]:
     return MiniPhys("test", 6, ["colour", "inertia", "shape"])[:]
 
 
 @pytest.fixture(scope="module")
-def clips(crossed: list[Quadruplet]) -> np.ndarray:
+def clips(crossed: list[Scene]) -> np.ndarray:
     return np.concatenate([stack_frames(list(quadruplet.clips)) for quadruplet in crossed])
 
 
@@ -83,7 +83,7 @@ def test_what_compares_frames_has_an_interaction(line: str, clips: np.ndarray) -
 @pytest.mark.parametrize("line", ["videomae=random", "vjepa2=random"])
 def test_tubelets_keep_to_their_half_and_attention_does_not(line: str, clips: np.ndarray) -> None:
     frames = spread(17, 16)
-    assert all((one < SPLICE) == (other < SPLICE) for one, other in frames.reshape(-1, 2))
+    assert all((first < SPLICE) == (last < SPLICE) for first, last in frames.reshape(-1, 2))
     assert 16 in frames and 0 in frames and len(set(frames)) == 16
     embedding, *blocks = interactions(line, clips)
     assert embedding < 1e-6 and min(blocks) > 3 * embedding and min(blocks) > 1e-6
@@ -120,12 +120,12 @@ def test_flow_on_a_grid_says_where(clips: np.ndarray) -> None:
 
 
 def test_moments_by_hand_and_blind_to_order(clips: np.ndarray) -> None:
-    film = np.zeros((1, 4, 8, 8, 3), np.uint8)
-    film[0, 3] = 255
+    video = np.zeros((1, 4, 8, 8, 3), np.uint8)
+    video[0, 3] = 255
     values = np.array([-1.0, -1.0, -1.0, 1.0])
     mean, deviation = values.mean(), values.std()
     third = np.cbrt(((values - mean) ** 3).mean())
-    features = baselines.load("pixels+moments")(film)
+    features = baselines.load("pixels+moments")(video)
     assert features.shape == (1, 4, 3 * 192)
     # Narrow layers are filled up with zeros before moments are taken of them.
     by_moment = features[0, 0].reshape(3, 192)
@@ -151,24 +151,24 @@ def test_matched_noise_has_the_mean_and_covariance_asked_for_and_no_more() -> No
 
 def test_a_still_shows_one_frame_and_a_shuffle_all_of_them(clips: np.ndarray) -> None:
     assert (baselines.still(3)(clips) == clips[:, [3]]).all() and baselines.still()(clips).shape == clips.shape
-    once, again, other = (baselines.shuffled(seed)(clips) for seed in (0, 0, 1))
-    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    once, again, reseeded = (baselines.shuffled(seed)(clips) for seed in (0, 0, 1))
+    assert np.array_equal(once, again) and not np.array_equal(once, reseeded)
     assert np.array_equal(np.sort(once, axis=1), np.sort(clips, axis=1)) and not np.array_equal(once, clips)
 
 
-def test_a_tint_is_a_label_of_colour_alone(crossed: list[Quadruplet]) -> None:
-    film = crossed[0]
-    pair, change = baselines.tint_pair(film), baselines.tint_change(film)
+def test_a_tint_is_a_label_of_colour_alone(crossed: list[Scene]) -> None:
+    video = crossed[0]
+    pair, change = baselines.tint_pair(video), baselines.tint_change(video)
     assert (
         [clip.possible for clip in pair.clips] == [clip.possible for clip in change.clips] == [True, True, False, False]
     )
-    for clear, warm in ((pair.a, pair.c), (pair.b, pair.d)):
+    for clear, warm in ((pair["A"], pair["C"]), (pair["B"], pair["D"])):
         assert np.array_equal(clear.frames[..., 0], warm.frames[..., 0])  # red, and with it all motion, is as it was
         assert (clear.frames[..., 2] > warm.frames[..., 2]).mean() > 0.9
     a, b, c, d = (clip.frames for clip in change.clips)
     assert np.array_equal(c, np.concatenate([a[:SPLICE], b[SPLICE:]]))
     assert np.array_equal(d, np.concatenate([b[:SPLICE], a[SPLICE:]])) and not np.array_equal(c, a)
-    assert len({pair.id, change.id, film.id}) == 3
+    assert len({pair.id, change.id, video.id}) == 3
 
 
 def test_frames_are_resized_and_normalised_as_encoders_were_trained() -> None:

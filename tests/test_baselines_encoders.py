@@ -21,7 +21,7 @@ from dit_lens.baselines.vjepa2 import predict, prediction_error
 from dit_lens.baselines.vjepa2 import small_config as small_vjepa2
 from dit_lens.baselines.windows import by_window, check_contexts
 from dit_lens.clips import stack_frames
-from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.toy.miniphys import MiniPhys
 
 GIVEN, LENGTH = 8, 16
 
@@ -70,13 +70,13 @@ def test_a_folder_gives_its_own_weights_and_layers_are_what_the_blocks_put_out(
 @torch.no_grad()
 def stream(model: Any, blocks: Any, video: torch.Tensor) -> list[torch.Tensor]:
     """What the first block is given and what each puts out, by hooks."""
-    given: list[Any] = []
-    made: list[Any] = []
-    blocks[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    first_inputs: list[Any] = []
+    outputs: list[Any] = []
+    blocks[0].register_forward_pre_hook(lambda _, inputs: first_inputs.append(inputs[0]))
     for block in blocks:
-        block.register_forward_hook(lambda _, inputs, output: made.append(output))
+        block.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     model(video)
-    return [*given, *(output[0] if isinstance(output, tuple) else output for output in made)]
+    return [*first_inputs, *(output[0] if isinstance(output, tuple) else output for output in outputs)]
 
 
 def test_resnet_from_a_folder_reads_its_stages_at_224_pixels(
@@ -108,10 +108,10 @@ def test_random_weights_leave_the_random_state_alone_and_follow_their_seed(clips
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    one, other = baselines.vjepa2(seed=0), baselines.vjepa2(seed=1)
+    first, second = baselines.vjepa2(seed=0), baselines.vjepa2(seed=1)
     assert torch.equal(torch.rand(3), expected)
-    assert one.weights == "random initialisation, seed 0"
-    assert not np.allclose(one(clips[:1]), other(clips[:1]), atol=1e-2)
+    assert first.weights == "random initialisation, seed 0"
+    assert not np.allclose(first(clips[:1]), second(clips[:1]), atol=1e-2)
 
 
 def test_reconstruction_error_is_the_loss_that_the_model_was_trained_with(clips: np.ndarray, mae: Any) -> None:
@@ -131,25 +131,25 @@ def tiled(patch_of_frame: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def test_a_reconstruction_that_is_right_has_no_error(mae: Any) -> None:
-    known, other = tiled([0] * LENGTH), tiled([0] * GIVEN + [1] * (LENGTH - GIVEN))
+    known, surprising = tiled([0] * LENGTH), tiled([0] * GIVEN + [1] * (LENGTH - GIVEN))
     mae.decoder.head.weight.zero_()
     mae.decoder.head.bias.copy_(targets(mae.config, known)[0, -1])
     assert reconstruction_error(mae, known, GIVEN).item() < 1e-8
-    assert reconstruction_error(mae, other, GIVEN).item() > 0.1
+    assert reconstruction_error(mae, surprising, GIVEN).item() > 0.1
     # A model that says nothing errs by the variance of the target: one, up to the divisor of 512 pixels.
     mae.decoder.head.bias.zero_()
-    assert reconstruction_error(mae, other, GIVEN).item() == pytest.approx(511 / 512, abs=1e-4)
+    assert reconstruction_error(mae, surprising, GIVEN).item() == pytest.approx(511 / 512, abs=1e-4)
 
 
 @torch.no_grad()
 def test_a_prediction_that_is_right_has_no_error(jepa: Any) -> None:
     # Where all patches are alike, attention has one value to give, and all tokens are one token.
-    known, other = tiled([0] * LENGTH), tiled([0] * GIVEN + [1] * (LENGTH - GIVEN))
+    known, surprising = tiled([0] * LENGTH), tiled([0] * GIVEN + [1] * (LENGTH - GIVEN))
     state = jepa.encoder(known).last_hidden_state[0, 0]
     jepa.predictor.proj.weight.zero_()
     jepa.predictor.proj.bias.copy_(torch.nn.functional.layer_norm(state, state.shape))
     assert prediction_error(jepa, known, GIVEN).item() < 1e-5
-    assert prediction_error(jepa, other, GIVEN).item() > 0.1
+    assert prediction_error(jepa, surprising, GIVEN).item() > 0.1
 
 
 @torch.no_grad()
@@ -157,13 +157,13 @@ def test_the_prediction_has_not_seen_the_future_as_the_model_s_own_forward_has(c
     video, tokens = Preparation(16, 64)(clips[:1]), torch.arange(128)[None]
     changed = torch.cat([video[:, :GIVEN], video[:, GIVEN:].flip(1)], dim=1)
     masks = {"context_mask": [tokens[:, :64]], "target_mask": [tokens[:, 64:]]}
-    own = [jepa(film, **masks).predictor_output.last_hidden_state for film in (video, changed)]
-    ours = [predict(jepa, film[:, :GIVEN], 128) for film in (video, changed)]
-    assert ours[0].shape == own[0].shape == (1, 64, 96)
-    assert torch.equal(*ours) and not torch.allclose(*own, atol=1e-7)
+    stock = [jepa(video, **masks).predictor_output.last_hidden_state for video in (video, changed)]
+    ours = [predict(jepa, video[:, :GIVEN], 128) for video in (video, changed)]
+    assert ours[0].shape == stock[0].shape == (1, 64, 96)
+    assert torch.equal(*ours) and not torch.allclose(*stock, atol=1e-7)
     # Told the same context, ours is the model's own predictor.
-    seen = jepa.encoder(video[:, :GIVEN]).last_hidden_state
-    assert torch.equal(ours[0], jepa.predictor(seen, masks["context_mask"], masks["target_mask"]).last_hidden_state)
+    context = jepa.encoder(video[:, :GIVEN]).last_hidden_state
+    assert torch.equal(ours[0], jepa.predictor(context, masks["context_mask"], masks["target_mask"]).last_hidden_state)
 
 
 def test_surprise_is_one_feature_the_mean_over_windows(clips: np.ndarray) -> None:
@@ -180,15 +180,15 @@ def test_surprise_is_one_feature_the_mean_over_windows(clips: np.ndarray) -> Non
 def test_windows_begin_a_stride_apart_and_see_so_many_frames() -> None:
     asked: list[tuple[int, float, int]] = []
 
-    def errors(video: torch.Tensor, given: int) -> torch.Tensor:
-        asked.append((video.shape[1], float(video[0, 0, 0, 0, 0]), given))
+    def errors(video: torch.Tensor, context: int) -> torch.Tensor:
+        asked.append((video.shape[1], float(video[0, 0, 0, 0, 0]), context))
         return video[:, 0, 0, 0, 0]
 
     frames = np.broadcast_to(np.arange(20, dtype=np.uint8)[None, :, None, None, None], (2, 20, 8, 8, 3))
-    found = by_window(Preparation(None, 8), errors, (2, 4), 10, 5)(frames)
+    features = by_window(Preparation(None, 8), errors, (2, 4), 10, 5)(frames)
     first = [float(Preparation(None, 8)(frames)[0, start, 0, 0, 0]) for start in (0, 5, 10)]
-    assert asked == [(10, start, given) for given in (2, 4) for start in first]
-    assert found.shape == (2, 2, 3, 1) and np.allclose(found[..., 0], first)
+    assert asked == [(10, start, context) for context in (2, 4) for start in first]
+    assert features.shape == (2, 2, 3, 1) and np.allclose(features[..., 0], first)
 
 
 @pytest.mark.parametrize("contexts", [(3,), (16,), (0,), ()])

@@ -16,31 +16,31 @@ def tiny() -> Task:
 
 
 @pytest.fixture(scope="module")
-def found(tiny: Task) -> dict[str, Tensor | None]:
+def effects_by_way(tiny: Task) -> dict[str, Tensor | None]:
     with torch.no_grad():
         return {name: run() for name, run in runners(tiny).items()}
 
 
-def test_all_ways_find_the_effects_of_plain_hooks(found: dict[str, Tensor | None], tiny: Task) -> None:
-    told = deviations(found)
-    assert {"dit_lens, exact", "dit_lens, screened", "nnsight, stopped", REFERENCE} <= told.keys() <= WAYS.keys()
-    assert max(told.values()) < 1e-4 and found[FLOOR] is None
-    effects = found[REFERENCE]
+def test_all_ways_find_the_effects_of_plain_hooks(effects_by_way: dict[str, Tensor | None], tiny: Task) -> None:
+    deviation = deviations(effects_by_way)
+    assert {"dit_lens, exact", "dit_lens, screened", "nnsight, stopped", REFERENCE} <= deviation.keys() <= WAYS.keys()
+    assert max(deviation.values()) < 1e-4 and effects_by_way[FLOOR] is None
+    effects = effects_by_way[REFERENCE]
     assert effects is not None and effects.shape == (2, 2) and effects.abs().min() > 1e-3
 
 
-def test_a_way_that_patches_another_head_is_refused(found: dict[str, Tensor | None]) -> None:
-    exact = found["dit_lens, exact"]
+def test_a_way_that_patches_another_head_is_refused(effects_by_way: dict[str, Tensor | None]) -> None:
+    exact = effects_by_way["dit_lens, exact"]
     assert exact is not None
     with pytest.raises(ValueError, match="differ"):
-        deviations({**found, "dit_lens, exact": exact.flip(1)})
+        deviations({**effects_by_way, "dit_lens, exact": exact.flip(1)})
     holed = exact.clone()
     holed[0, 0] = torch.nan
     with pytest.raises(ValueError, match="1 absent"):
-        deviations({**found, "dit_lens, exact": holed})
+        deviations({**effects_by_way, "dit_lens, exact": holed})
 
 
-def test_the_stock_model_of_a_task_is_left_as_it_was(found: dict[str, Tensor | None], tiny: Task) -> None:
+def test_the_stock_model_of_a_task_is_left_as_it_was(effects_by_way: dict[str, Tensor | None], tiny: Task) -> None:
     hooks = [m for m in tiny.transformer.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks and "forward" not in vars(tiny.transformer)
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_pipelines import CALL, experts, lens_on, noise, text, wan
+from diffusers import UniPCMultistepScheduler, WanVideoToVideoPipeline
+from PIL import Image
+from small_models import build
+from small_pipelines import CALL, experts, lens_on, noise, parts, quiet, text, wan
 from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, edits
@@ -24,8 +27,8 @@ def lens() -> DiTLens:
     return lens_on(wan())
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
-    return lens.pipeline(**CALL | GUIDED | {"latents": noise()} | own).frames
+def call(lens: DiTLens, **options: Any) -> Tensor:
+    return lens.pipeline(**CALL | GUIDED | {"latents": noise()} | options).frames
 
 
 def halved_by_hand(lens: DiTLens, wanted: int) -> Tensor:
@@ -42,10 +45,10 @@ def halved_by_hand(lens: DiTLens, wanted: int) -> Tensor:
 
 
 def test_both_branches_are_seen_in_order_and_told_apart(lens: DiTLens) -> None:
-    plain, seen = call(lens), []
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append((hook.step, hook.branch)))]):
+    plain, calls = call(lens), []
+    with lens.hooks([("hook_latent", lambda x, hook: calls.append((hook.step, hook.branch)))]):
         assert torch.equal(call(lens), plain)
-    assert seen == [(step, branch) for step in (3, 2, 1) for branch in ("cond", "uncond")]
+    assert calls == [(step, branch) for step in (3, 2, 1) for branch in ("cond", "uncond")]
 
 
 @pytest.mark.parametrize(("branch", "place"), [("cond", 0), ("uncond", 1)])
@@ -57,23 +60,23 @@ def test_an_edit_of_one_branch_is_that_of_a_torch_hook(lens: DiTLens, branch: st
 
 
 def test_steps_branches_and_experts_narrow_together() -> None:
-    lens, seen = lens_on(experts()), []
+    lens, calls = lens_on(experts()), []
     with lens.hooks(
-        [("hook_latent", lambda x, hook: seen.append((hook.step, hook.branch, hook.expert)))],
+        [("hook_latent", lambda x, hook: calls.append((hook.step, hook.branch, hook.expert)))],
         steps=(3, 1),
         branches=("uncond",),
         experts=("low_noise",),
     ):
         call(lens, guidance_scale_2=2.0)
-    assert seen == [(1, "uncond", "low_noise")]
+    assert calls == [(1, "uncond", "low_noise")]
 
 
 def test_the_experts_have_guidance_of_their_own() -> None:
     lens = lens_on(experts())
-    alike, other = call(lens, guidance_scale_2=4.0), call(lens, guidance_scale_2=1.5)
+    same_scale, other_scale = call(lens, guidance_scale_2=4.0), call(lens, guidance_scale_2=1.5)
     with lens.hooks([(POINT, lambda x, hook: x.clone())]):
-        assert torch.equal(call(lens, guidance_scale_2=1.5), other)
-    assert not torch.equal(alike, other)
+        assert torch.equal(call(lens, guidance_scale_2=1.5), other_scale)
+    assert not torch.equal(same_scale, other_scale)
 
 
 def test_our_own_evaluations_are_of_no_branch(lens: DiTLens) -> None:
@@ -81,11 +84,51 @@ def test_our_own_evaluations_are_of_no_branch(lens: DiTLens) -> None:
         lens.invert(noise(), steps=2, solver="euler")
 
 
+def test_where_nobody_names_a_branch_the_reason_is_said(lens: DiTLens) -> None:
+    inputs = lens.model.evaluation(noise(), 500.0, Conditioning({"encoder_hidden_states": text()})).inputs
+    with (
+        pytest.raises(RuntimeError, match="no evaluation here was known to be of a branch"),
+        lens.hooks([("hook_latent", edits.zero())], branches=("cond",)),
+    ):
+        lens.transformer(**inputs)
+    for narrowed in ({"branches": ("uncond",)}, {"steps": [9]}):  # branches were known, or none was asked for
+        with pytest.raises(RuntimeError) as refused, lens.hooks([("hook_latent", edits.zero())], **narrowed):
+            call(lens, guidance_scale=1.0)
+        assert "no evaluation here" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(4.0, ["cond", "uncond"] * 2), (1.0, ["cond"] * 2)])
+def test_the_branches_of_video_to_video_are_told_apart_though_it_names_none(scale: float, expected: list[str]) -> None:
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    pipeline: Any = WanVideoToVideoPipeline(transformer=build("wan"), **parts(scheduler=scheduler))
+    lens, video = lens_on(quiet(pipeline)), [Image.new("RGB", (32, 32), (value, 90, 20)) for value in range(5)]
+
+    def run() -> Tensor:
+        seed = torch.Generator().manual_seed(0)
+        asked = GUIDED | {"num_inference_steps": 4, "strength": 0.5, "guidance_scale": scale, "generator": seed}
+        return pipeline(video=video, **asked, height=32, width=32, output_type="latent").frames
+
+    plain, branches_seen = run(), []
+    with lens.hooks([("hook_latent", lambda x, hook: branches_seen.append(hook.branch))]):
+        assert torch.equal(run(), plain)
+    assert branches_seen == expected
+    calls = iter(range(9))
+    handle = lens.transformer.blocks[1].ffn.register_forward_hook(
+        lambda module, args, out: out / 2 if expected[next(calls)] == expected[-1] else None
+    )
+    by_torch = run()
+    handle.remove()
+    with lens.hooks([(POINT, lambda x, hook: x / 2)], branches=(expected[-1],)):
+        edited = run()
+    torch.testing.assert_close(edited, by_torch, rtol=0, atol=5e-6)
+    assert (edited - plain).abs().max() > 1e-4
+
+
 def test_without_guidance_there_is_one_branch(lens: DiTLens) -> None:
-    seen: list[str | None] = []
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.branch))]):
+    branches: list[str | None] = []
+    with lens.hooks([("hook_latent", lambda x, hook: branches.append(hook.branch))]):
         call(lens, guidance_scale=1.0)
-    assert seen == ["cond"] * STEPS
+    assert branches == ["cond"] * STEPS
 
 
 def test_nothing_is_left_after_an_exception_in_a_branch(lens: DiTLens) -> None:
@@ -118,15 +161,15 @@ def test_the_users_own_torch_hook_survives_beside_ours(lens: DiTLens) -> None:
 
 def test_a_generation_is_the_pipelines_own_call_with_activations_kept(lens: DiTLens) -> None:
     names = ["hook_latent", "blocks.*.hook_resid_post"]
-    made = lens.generate(names_filter=names, **CALL | GUIDED, latents=noise())
-    assert torch.equal(made.frames, call(lens))
-    assert [(kept.step, kept.branch) for kept in made] == [(s, b) for s in (3, 2, 1) for b in ("cond", "uncond")]
-    assert set(made[2, "cond"]) == {"hook_latent", *(f"blocks.{block}.hook_resid_post" for block in range(3))}
+    generation = lens.generate(names_filter=names, **CALL | GUIDED, latents=noise())
+    assert torch.equal(generation.frames, call(lens))
+    assert [(kept.step, kept.branch) for kept in generation] == [(s, b) for s in (3, 2, 1) for b in ("cond", "uncond")]
+    assert set(generation[2, "cond"]) == {"hook_latent", *(f"blocks.{block}.hook_resid_post" for block in range(3))}
     sigmas = lens.schedule(STEPS).sigmas
-    for kept in made:
+    for kept in generation:
         assert kept.step is not None and kept.sigma == pytest.approx(sigmas[kept.step])
-        time, told = torch.tensor([1000 * kept.sigma]), text() if kept.branch == "cond" else text(7)
-        fed = {"latent": kept.cache["hook_latent"], "timestep": time, "encoder_hidden_states": told}
+        time, prompt_embeds = torch.tensor([1000 * kept.sigma]), text() if kept.branch == "cond" else text(7)
+        fed = {"latent": kept.cache["hook_latent"], "timestep": time, "encoder_hidden_states": prompt_embeds}
         _, alone = lens.run_with_cache(**fed, names_filter="blocks.2.hook_resid_post")
         torch.testing.assert_close(kept.cache["resid_post", 2], alone["resid_post", 2])
 
@@ -138,21 +181,21 @@ def test_a_generation_keeps_what_is_asked_for_and_no_more(lens: DiTLens) -> None
     )
     assert len(pooled) == 1 and pooled[2]["resid_post", 1].shape == (1, 24)
     assert len(lens.generate(**arguments)) == 0
-    own = lens.generate(Conditioning({"encoder_hidden_states": text(3)}), **arguments, latents=noise())
-    assert torch.equal(own.frames, call(lens, prompt_embeds=text(3)))
+    generation = lens.generate(Conditioning({"encoder_hidden_states": text(3)}), **arguments, latents=noise())
+    assert torch.equal(generation.frames, call(lens, prompt_embeds=text(3)))
 
 
 def test_hooks_around_a_generation_act_before_it_is_kept(lens: DiTLens) -> None:
     with lens.hooks([(POINT, edits.zero())], steps=[2], branches=["uncond"]):
-        made = lens.generate(names_filter=POINT, **CALL | GUIDED, latents=noise())
-    assert not made[2, "uncond"]["mlp_out", 1].any() and made[2, "cond"]["mlp_out", 1].any()
+        generation = lens.generate(names_filter=POINT, **CALL | GUIDED, latents=noise())
+    assert not generation[2, "uncond"]["mlp_out", 1].any() and generation[2, "cond"]["mlp_out", 1].any()
 
 
 def test_what_was_not_kept_is_asked_for_in_vain(lens: DiTLens) -> None:
-    made = lens.generate(names_filter=POINT, steps=[1], **CALL | GUIDED)
+    generation = lens.generate(names_filter=POINT, steps=[1], **CALL | GUIDED)
     for place in (2, 1, (1, "other")):
         with pytest.raises(KeyError, match=r"expected one of \[1, 'cond'\], \[1, 'uncond'\]"):
-            made[place]
+            generation[place]
     with pytest.raises(RuntimeError, match="generate"):
         lens.generate(names_filter=POINT, steps=[9], **CALL | GUIDED)
     with pytest.raises(TypeError, match="not called with"):
@@ -161,5 +204,5 @@ def test_what_was_not_kept_is_asked_for_in_vain(lens: DiTLens) -> None:
 
 def test_the_experts_of_a_generation_are_told() -> None:
     lens = lens_on(experts())
-    made = lens.generate(names_filter="hook_velocity", **CALL | GUIDED)
-    assert [kept.expert for kept in made] == ["high_noise"] * 4 + ["low_noise"] * 2
+    generation = lens.generate(names_filter="hook_velocity", **CALL | GUIDED)
+    assert [kept.expert for kept in generation] == ["high_noise"] * 4 + ["low_noise"] * 2

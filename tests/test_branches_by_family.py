@@ -42,11 +42,11 @@ def double(x: Tensor, hook: Hook) -> Tensor:
 # Pipelines that run both branches in one batch, the one without the prompt first.
 
 
-@pytest.fixture(scope="module", params=[cogvideox, ltx, mochi, allegro], ids=lambda made: made.__name__)
+@pytest.fixture(scope="module", params=[cogvideox, ltx, mochi, allegro], ids=lambda case: case.__name__)
 def doubled(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
     pipe, arguments = request.param()
-    told = {"encoder_hidden_states": arguments["prompt_embeds"]}
-    lens = DiTLens(pipe, "small", Conditioning(told), verify=False)
+    conditioning = {"encoder_hidden_states": arguments["prompt_embeds"]}
+    lens = DiTLens(pipe, "small", Conditioning(conditioning), verify=False)
 
     def run(scale: float = 4.0) -> Tensor:
         return pipe(
@@ -58,24 +58,24 @@ def doubled(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
 
 
 def test_a_batch_of_both_branches_is_shown_branch_by_branch(doubled: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = doubled, []
+    (lens, run), calls = doubled, []
     plain, alone = run(), run(1.0)
 
     def look(x: Tensor, hook: Hook) -> Tensor:
-        seen.append((len(x), hook.step, hook.branch))
+        calls.append((len(x), hook.step, hook.branch))
         return x.clone()
 
     with lens.hooks([(["blocks.0.attn.hook_z"], look)]):
         assert torch.equal(run(), plain)
-    assert seen == [(1, step, branch) for step in (2, 1) for branch in ("uncond", "cond")]
-    seen.clear()
+    assert calls == [(1, step, branch) for step in (2, 1) for branch in ("uncond", "cond")]
+    calls.clear()
     with lens.hooks([("hook_velocity", look)], branches=("uncond",)):
         assert torch.equal(run(), plain)
-    assert seen == [(1, 2, "uncond"), (1, 1, "uncond")]
-    seen.clear()
+    assert calls == [(1, 2, "uncond"), (1, 1, "uncond")]
+    calls.clear()
     with lens.hooks([("hook_velocity", look)]):
         assert torch.equal(run(1.0), alone)
-    assert seen == [(1, 2, "cond"), (1, 1, "cond")]
+    assert calls == [(1, 2, "cond"), (1, 1, "cond")]
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -115,10 +115,10 @@ def audiovisual() -> tuple[DiTLens, Any]:
     pipe, arguments = ltx2()
     lens = DiTLens(pipe, "small", Conditioning({"encoder_hidden_states": torch.zeros(1, 3, 20)}), verify=False)
 
-    def run(**own: Any) -> Tensor:
+    def run(**options: Any) -> Tensor:
         seed = torch.Generator().manual_seed(0)
         call = {"guidance_scale": 4.0, "num_inference_steps": 2, "output_type": "latent", "generator": seed}
-        return pipe(**arguments | call | own).frames
+        return pipe(**arguments | call | options).frames
 
     return lens, run
 
@@ -127,16 +127,16 @@ WAYS = [("uncond", 0, 0, 2), ("cond", 0, 1, 2), ("uncond_stg", 1, 0, 1), ("uncon
 
 
 def test_the_four_branches_of_ltx2_are_told_apart(audiovisual: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = audiovisual, []
+    (lens, run), calls = audiovisual, []
     plain = run()
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append((len(x), hook.step, hook.branch)))]):
+    with lens.hooks([("hook_latent", lambda x, hook: calls.append((len(x), hook.step, hook.branch)))]):
         assert torch.equal(run(), plain)
-    assert seen == [(1, step, branch) for step in (2, 1) for branch, *_ in WAYS]
-    seen.clear()
+    assert calls == [(1, step, branch) for step in (2, 1) for branch, *_ in WAYS]
+    calls.clear()
     alone = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0, "modality_scale": 1.0, "audio_modality_scale": 1.0}
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.branch))]):
+    with lens.hooks([("hook_latent", lambda x, hook: calls.append(hook.branch))]):
         run(**alone)
-    assert seen == ["cond", "uncond_stg"] * 2
+    assert calls == ["cond", "uncond_stg"] * 2
 
 
 @pytest.mark.parametrize(("branch", "call", "part", "parts"), WAYS)
@@ -159,12 +159,12 @@ def test_an_edit_of_a_branch_of_ltx2_is_that_of_a_torch_hook(
 @pytest.fixture(scope="module", params=NAMES)
 def in_turn(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
     pipe, shape = pipeline(request.param)
-    told = laws.example(HookedTransformer(quiet(pipe).transformer, request.param)).inputs["encoder_hidden_states"]
-    lens = DiTLens(pipe, "small", Conditioning({"encoder_hidden_states": told}), verify=False)
+    text = laws.example(HookedTransformer(quiet(pipe).transformer, request.param)).inputs["encoder_hidden_states"]
+    lens = DiTLens(pipe, "small", Conditioning({"encoder_hidden_states": text}), verify=False)
 
     def run(scale: float = 4.0) -> Tensor:
         return pipe(
-            prompt_embeds=told, negative_prompt_embeds=-told, guidance_scale=scale, num_inference_steps=3,
+            prompt_embeds=text, negative_prompt_embeds=-text, guidance_scale=scale, num_inference_steps=3,
             output_type="latent", generator=torch.Generator().manual_seed(0), return_dict=False, **shape,
         )[0]  # fmt: skip
 
@@ -173,32 +173,32 @@ def in_turn(request: pytest.FixtureRequest) -> tuple[DiTLens, Any]:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of tensors in stock schedulers
 def test_calls_that_nobody_names_are_told_apart_by_their_turn(in_turn: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = in_turn, []
+    (lens, run), branches = in_turn, []
     plain, alone = run(), run(1.0)
 
     def look(x: Tensor, hook: Hook) -> None:
-        seen.append(hook.branch)
+        branches.append(hook.branch)
 
     with lens.hooks([("hook_latent", look)]):
         assert torch.equal(run(), plain) and torch.equal(run(1.0), alone) and torch.equal(run(), plain)
     guided = ["cond", "uncond"] * 3
-    assert seen == [*guided, *["cond"] * 3, *guided]
+    assert branches == [*guided, *["cond"] * 3, *guided]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_call_that_is_broken_off_does_not_turn_the_branches_over(in_turn: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = in_turn, []
+    (lens, run), branches = in_turn, []
 
     def look(x: Tensor, hook: Hook) -> None:
-        seen.append(hook.branch)
-        if len(seen) == 1:
+        branches.append(hook.branch)
+        if len(branches) == 1:
             raise KeyboardInterrupt
 
     with lens.hooks([("hook_latent", look)]):
         with pytest.raises(KeyboardInterrupt):
             run()
         run()
-    assert seen == ["cond", *["cond", "uncond"] * 3]
+    assert branches == ["cond", *["cond", "uncond"] * 3]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -216,9 +216,9 @@ def test_an_edit_in_its_turn_is_that_of_a_torch_hook(in_turn: tuple[DiTLens, Any
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_call_outside_of_the_pipeline_is_of_no_branch(in_turn: tuple[DiTLens, Any]) -> None:
-    (lens, run), seen = in_turn, []
+    (lens, run), branches = in_turn, []
     run()
     evaluation = laws.example(lens.model.members[0])
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.branch))]):
+    with lens.hooks([("hook_latent", lambda x, hook: branches.append(hook.branch))]):
         lens.transformer(**evaluation.inputs)
-    assert seen == [None]
+    assert branches == [None]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lens.cache import Estimate
+from dit_lens.cache import CacheCost
 from dit_lens.lens import DiTLens
 
 
@@ -43,10 +43,10 @@ def test_it_runs_one_clip_and_leaves_nothing(lens: DiTLens, latent: Tensor) -> N
 
 def test_it_reads_as_a_sentence() -> None:
     sizes = {"blocks.0.attn.hook_z": (4_000_000, 4_000), "hook_velocity": (1_000_000, 1_000)}
-    assert str(Estimate(sizes, 0.25, clips=16, steps=10, reduced=True)) == (
+    assert str(CacheCost(sizes, 0.25, clips=16, steps=10, reduced=True)) == (
         "2 points x 16 clips x 10 steps: 800 kB reduced, of 800 MB (largest blocks.0.attn.hook_z, 640 kB), about 40 s"
     )
     whole = {name: (size, size) for name, (size, _) in sizes.items()}
-    assert str(Estimate(whole, 0.25, clips=1, steps=1, reduced=False)) == (
+    assert str(CacheCost(whole, 0.25, clips=1, steps=1, reduced=False)) == (
         "2 points x 1 clips x 1 steps: 5 MB (largest blocks.0.attn.hook_z, 4 MB), about 0.25 s"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lens.clips import Quadruplet
+from dit_lens.clips import Scene
 from dit_lens.families import wan
 from dit_lens.models.codec import AutoencoderPatchPCA, fit_patch_pca
 from dit_lens.video import to_tensor
@@ -20,7 +20,7 @@ def project(codec: AutoencoderPatchPCA, video: Tensor) -> Tensor:
     return codec.decode(encode(codec, video)).sample
 
 
-def clips(q: Quadruplet) -> dict[str, Tensor]:
+def clips(q: Scene) -> dict[str, Tensor]:
     return {clip.role: to_tensor(clip.frames)[None] for clip in q.clips}
 
 
@@ -30,7 +30,7 @@ def test_latents_have_the_causal_layout(codec: AutoencoderPatchPCA, videos: Tens
 
 
 def test_latents_of_a_spliced_clip_are_the_splice_of_latents(
-    codec: AutoencoderPatchPCA, quadruplets: list[Quadruplet]
+    codec: AutoencoderPatchPCA, quadruplets: list[Scene]
 ) -> None:
     for q in (q for q in quadruplets if q.crossed):
         z = {role: encode(codec, video) for role, video in clips(q).items()}
@@ -42,7 +42,7 @@ def test_latents_of_a_spliced_clip_are_the_splice_of_latents(
         assert (z["C"] - z["A"])[:, :, latent_splice:].abs().max() > 0.1
 
 
-def test_a_splice_inside_a_latent_frame_mixes(codec: AutoencoderPatchPCA, quadruplets: list[Quadruplet]) -> None:
+def test_a_splice_inside_a_latent_frame_mixes(codec: AutoencoderPatchPCA, quadruplets: list[Scene]) -> None:
     video = clips(quadruplets[0])
     a, b = encode(codec, video["A"]), encode(codec, video["B"])
     mixed = encode(codec, torch.cat([video["A"][:, :, :11], video["B"][:, :, 11:]], dim=2))
@@ -97,7 +97,7 @@ def test_groups_of_one_frame_keep_all_components_of_moving_clips(videos: Tensor)
 def test_whitened_latents_have_mean_zero_and_unit_spread_on_their_own_clips(
     codec: AutoencoderPatchPCA, videos: Tensor
 ) -> None:
-    z = wan.encode(codec, videos)
+    z = wan.FAMILY.encode(codec, videos)
     for latent_frames in (z[:, :, :1], z[:, :, 1:]):
         rows = latent_frames.transpose(0, 1).flatten(1)
         torch.testing.assert_close(rows.std(1), torch.ones(16), rtol=0, atol=2e-3)
@@ -107,13 +107,13 @@ def test_whitened_latents_have_mean_zero_and_unit_spread_on_their_own_clips(
 
 
 def test_whitened_channels_are_uncorrelated(codec: AutoencoderPatchPCA, videos: Tensor) -> None:
-    rows = wan.encode(codec, videos)[:, :, 1:].transpose(0, 1).flatten(1)
+    rows = wan.FAMILY.encode(codec, videos)[:, :, 1:].transpose(0, 1).flatten(1)
     torch.testing.assert_close(torch.corrcoef(rows), torch.eye(16), rtol=0, atol=5e-3)
 
 
 def test_the_familys_decode_undoes_its_encode(codec: AutoencoderPatchPCA, videos: Tensor) -> None:
     torch.testing.assert_close(
-        wan.decode(codec, wan.encode(codec, videos[:4])), project(codec, videos[:4]), rtol=0, atol=1e-5
+        wan.FAMILY.decode(codec, wan.FAMILY.encode(codec, videos[:4])), project(codec, videos[:4]), rtol=0, atol=1e-5
     )
 
 
@@ -126,11 +126,11 @@ def test_the_statistics_have_one_value_per_channel_whatever_their_number(videos:
 
 def test_batches_are_pooled(codec: AutoencoderPatchPCA, videos: Tensor) -> None:
     at_once, uneven = fit_patch_pca([videos]), fit_patch_pca([videos[:5], videos[5:]])
-    for one in (codec, uneven):
-        for name, weight in one.state_dict().items():
+    for fitted in (codec, uneven):
+        for name, weight in fitted.state_dict().items():
             torch.testing.assert_close(weight, at_once.state_dict()[name], rtol=0, atol=1e-4)
-    other = fit_patch_pca([videos[:5]])
-    assert (other.encode_later - at_once.encode_later).abs().max() > 1e-2
+    partial = fit_patch_pca([videos[:5]])
+    assert (partial.encode_later - at_once.encode_later).abs().max() > 1e-2
 
 
 def test_the_posterior_has_no_spread(codec: AutoencoderPatchPCA, videos: Tensor) -> None:

@@ -45,12 +45,12 @@ def kept(model: HookedTransformer, *names: str, functions: Any = None, evaluatio
 def test_velocity_is_noise_minus_data_at_the_levels_of_the_stock_scheduler(
     model: HookedTransformer, timestep: int
 ) -> None:
-    stock, told = scheduler(SHIFT[model.name]), torch.tensor([timestep])
+    stock, timesteps = scheduler(SHIFT[model.name]), torch.tensor([timestep])
     latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
     data, noise = latent, torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
-    noisy = stock.add_noise(data, noise, told)
-    inputs = model.family.inputs(model.transformer, noisy, told.float(), tensors)
-    output = (stock.get_velocity(data, noise, told).transpose(1, 2),)
+    noisy = stock.add_noise(data, noise, timesteps)
+    inputs = model.family.inputs(model.transformer, noisy, timesteps.float(), tensors)
+    output = (stock.get_velocity(data, noise, timesteps).transpose(1, 2),)
     torch.testing.assert_close(model.family.velocity(inputs, output), noise - data, atol=1e-5, rtol=1e-5)
     clean = model.table.points["hook_x0"].read(((), inputs), output)
     torch.testing.assert_close(clean, data, atol=1e-5, rtol=1e-5)
@@ -138,10 +138,10 @@ def test_velocity_is_that_of_the_latent_the_model_was_fed(model: HookedTransform
     edited, cache = model.run_with(
         evaluation(latent), {"hook_latent": [lambda x, hook: 0.5 * x]}, Request(["hook_velocity", "hook_x0"])
     )
-    plain, other = model.run_with(evaluation(0.5 * latent), {}, Request("hook_x0"))
+    plain, plain_cache = model.run_with(evaluation(0.5 * latent), {}, Request("hook_x0"))
     assert edited is not None
     torch.testing.assert_close(edited, plain)
-    torch.testing.assert_close(cache["hook_x0"], other["hook_x0"])
+    torch.testing.assert_close(cache["hook_x0"], plain_cache["hook_x0"])
     assert torch.equal(edited, cache["hook_velocity"])
 
 
@@ -164,10 +164,10 @@ def fed(pipe: Any, *, frames: int = 5, output: str = "latent", image: Tensor | N
     handle = pipe.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True
     )
-    given = {} if image is None else {"image": image}
+    images = {} if image is None else {"image": image}
     out = pipe(
         prompt_embeds=torch.randn(1, 3, 12), height=64, width=64, num_frames=frames, num_inference_steps=2,
-        guidance_scale=1.0, output_type=output, **given,
+        guidance_scale=1.0, output_type=output, **images,
     ).frames  # fmt: skip
     handle.remove()
     return calls, out
@@ -180,26 +180,28 @@ def test_inputs_are_what_the_stock_pipeline_feeds(name: str, monkeypatch: pytest
     pipe, image = pipeline(name, invert_scale_latents="15" in name), torch.rand(1, 3, 64, 64)
     family = HookedTransformer(pipe.transformer, name).family
     for call in fed(pipe, image=image if "i2v" in name else None)[0]:
-        told = {"encoder_hidden_states": call["encoder_hidden_states"]}
+        conditioning = {"encoder_hidden_states": call["encoder_hidden_states"]}
         if "i2v" in name:
             # The image processor takes what is in [0, 1] to [-1, 1].
-            told["image_latents"] = cogvideox.encode_image(pipe.vae, 2 * image - 1, call["hidden_states"].shape[1])
+            conditioning["image_latents"] = cogvideox.encode_image(
+                pipe.vae, 2 * image - 1, call["hidden_states"].shape[1]
+            )
         latent = call["hidden_states"][:, :, :4].transpose(1, 2)
-        own = family.inputs(pipe.transformer, latent, call["timestep"].float(), told)
-        assert set(own) >= {key for key, value in call.items() if value is not None}
-        assert torch.equal(own["hidden_states"], call["hidden_states"])
-        assert torch.equal(own["timestep"], call["timestep"].float())
-        assert (own["image_rotary_emb"] is None) == (call["image_rotary_emb"] is None) == (name == "cogvideox_2b")
-        for one, other in zip(own["image_rotary_emb"] or (), call["image_rotary_emb"] or (), strict=True):
-            assert torch.equal(one, other)
-        assert own["ofs"] is call.get("ofs") is None or torch.equal(own["ofs"], call["ofs"])
+        inputs = family.inputs(pipe.transformer, latent, call["timestep"].float(), conditioning)
+        assert set(inputs) >= {key for key, value in call.items() if value is not None}
+        assert torch.equal(inputs["hidden_states"], call["hidden_states"])
+        assert torch.equal(inputs["timestep"], call["timestep"].float())
+        assert (inputs["image_rotary_emb"] is None) == (call["image_rotary_emb"] is None) == (name == "cogvideox_2b")
+        for ours, theirs in zip(inputs["image_rotary_emb"] or (), call["image_rotary_emb"] or (), strict=True):
+            assert torch.equal(ours, theirs)
+        assert inputs["ofs"] is call.get("ofs") is None or torch.equal(inputs["ofs"], call["ofs"])
 
 
 def test_latents_are_scaled_as_the_stock_pipeline_scales_them() -> None:
     pipe, latent = pipeline("cogvideox"), torch.randn(1, 4, 2, 8, 8)
-    torch.testing.assert_close(cogvideox.decode(pipe.vae, latent), pipe.decode_latents(latent.transpose(1, 2)))
+    torch.testing.assert_close(cogvideox.FAMILY.decode(pipe.vae, latent), pipe.decode_latents(latent.transpose(1, 2)))
     video = torch.rand(1, 3, 5, 64, 64) * 2 - 1
-    assert torch.equal(cogvideox.encode(pipe.vae, video), 0.7 * pipe.vae.encode(video).latent_dist.mode())
+    assert torch.equal(cogvideox.FAMILY.encode(pipe.vae, video), 0.7 * pipe.vae.encode(video).latent_dist.mode())
 
 
 def test_the_stock_pipeline_runs_under_hooks() -> None:
@@ -244,10 +246,12 @@ def test_what_is_missing_is_asked_for() -> None:
                 torch.ones(1),
                 {"encoder_hidden_states": torch.ones(1, 3, 12)},
             )
-    told = {name: HookedTransformer(build(name), name).family.CONDITIONING for name in ("cogvideox", "cogvideox_i2v")}
-    assert told == {
+    conditioning = {
+        name: HookedTransformer(build(name), name).family.conditioning for name in ("cogvideox", "cogvideox_i2v")
+    }
+    assert conditioning == {
         "cogvideox": ("encoder_hidden_states",),
         "cogvideox_i2v": ("encoder_hidden_states", "image_latents"),
     }
     with pytest.raises(ValueError, match="got a pipeline without text encoder"):
-        cogvideox.encode_prompt(SimpleNamespace(), "")
+        cogvideox.FAMILY.encode_prompt(SimpleNamespace(), "")

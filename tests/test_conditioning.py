@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from dit_lens.conditioning import Conditioning
-from dit_lens.models.mini_wan import empty_prompt
+from dit_lens.toy.mini_wan import empty_prompt
 
 
 def test_equal_tensors_hash_alike_whatever_their_order() -> None:
-    one = Conditioning({"a": torch.ones(1, 2), "b": torch.zeros(1, 2)})
-    other = Conditioning({"b": torch.zeros(1, 2), "a": torch.ones(1, 2)})
-    assert one.hash == other.hash
-    assert len(one.hash) == 16 and int(one.hash, 16) >= 0
+    first = Conditioning({"a": torch.ones(1, 2), "b": torch.zeros(1, 2)})
+    second = Conditioning({"b": torch.zeros(1, 2), "a": torch.ones(1, 2)})
+    assert first.hash == second.hash
+    assert len(first.hash) == 16 and int(first.hash, 16) >= 0
 
 
 def test_another_value_or_name_changes_the_hash() -> None:

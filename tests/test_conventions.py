@@ -19,8 +19,8 @@ def test_a_level_per_clip_frame_or_token_lies_where_its_latent_does() -> None:
     sigma = torch.rand(2)
     assert torch.equal(conventions.at_latent(sigma, LATENT, GRID), sigma.view(2, 1, 1, 1, 1))
     by_frame = torch.rand(2, 2)
-    for told in (by_frame, by_frame.view(2, 1, 2, 1, 1)):
-        assert torch.equal(conventions.at_latent(told, LATENT, GRID), by_frame.view(2, 1, 2, 1, 1))
+    for levels in (by_frame, by_frame.view(2, 1, 2, 1, 1)):
+        assert torch.equal(conventions.at_latent(levels, LATENT, GRID), by_frame.view(2, 1, 2, 1, 1))
     by_token = torch.rand(2, 24)
     spread = conventions.at_latent(by_token, LATENT, GRID)
     assert spread.shape == (2, 1, 2, 6, 8)
@@ -36,12 +36,12 @@ def test_levels_by_frame_are_those_of_all_its_tokens() -> None:
 
 
 def test_conditioning_of_one_clip_serves_all_and_what_is_missing_is_named() -> None:
-    told = {"text": torch.randn(1, 3, 4), "mask": torch.ones(2, 3), "beside": torch.ones(1)}
-    given = conventions.for_clips(told, ("text", "mask", "image"), 2, optional=("image",))
-    assert list(given) == ["text", "mask"]
-    assert torch.equal(given["text"][1], told["text"][0]) and given["mask"] is told["mask"]
+    tensors = {"text": torch.randn(1, 3, 4), "mask": torch.ones(2, 3), "beside": torch.ones(1)}
+    spread = conventions.for_clips(tensors, ("text", "mask", "image"), 2, optional=("image",))
+    assert list(spread) == ["text", "mask"]
+    assert torch.equal(spread["text"][1], tensors["text"][0]) and spread["mask"] is tensors["mask"]
     with pytest.raises(ValueError, match="got conditioning without image · expected text, image"):
-        conventions.for_clips(told, ("text", "image"), 2)
+        conventions.for_clips(tensors, ("text", "image"), 2)
 
 
 @pytest.fixture(scope="module")

@@ -162,17 +162,17 @@ def test_time_told_by_frame_serves_every_hook_point(name: str) -> None:
 
 
 def test_time_is_fed_by_frame_where_it_is_given_so(model: HookedTransformer) -> None:
-    told = {"encoder_hidden_states": torch.zeros(1, 3, 16)}
-    inputs = model.family.inputs(model.transformer, torch.zeros(2, 4, 3, 8, 8), torch.rand(2, 3), told)
+    conditioning = {"encoder_hidden_states": torch.zeros(1, 3, 16)}
+    inputs = model.family.inputs(model.transformer, torch.zeros(2, 4, 3, 8, 8), torch.rand(2, 3), conditioning)
     assert inputs["timestep"].shape == (2, 1, 3, 1, 1)
 
 
 def test_only_predict_1_writes_positions() -> None:
     learned, rotary = (HookedTransformer(build(name), name) for name in ("cosmos_1", "cosmos"))
     _, cache = learned.run_with(laws.example(learned), {}, Request("blocks.*.hook_pos_out"))
-    one, other = cache["blocks.0.hook_pos_out"], cache["blocks.2.hook_pos_out"]
-    assert torch.equal(one, other)
-    assert one.abs().max() > 0
+    first, last = cache["blocks.0.hook_pos_out"], cache["blocks.2.hook_pos_out"]
+    assert torch.equal(first, last)
+    assert first.abs().max() > 0
     with pytest.raises(KeyError, match="positions are rotary alone"):
         rotary.table.select("blocks.0.hook_pos_out", "cosmos")
 
@@ -184,15 +184,15 @@ def test_image_context_is_absent_for_a_reason(model: HookedTransformer) -> None:
 
 def test_which_frames_are_given_can_be_told() -> None:
     model = HookedTransformer(build("cosmos"), "cosmos")
-    latent, told = model.family.example(model.transformer, torch.Generator().manual_seed(0))
+    latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
     mask = torch.zeros(1, 1, *latent.shape[2:])
     mask[:, :, 0] = 1
     none, some = (
-        model.velocity(model.evaluation(latent, 0.5, Conditioning({**told, **more})))
+        model.velocity(model.evaluation(latent, 0.5, Conditioning({**tensors, **more})))
         for more in ({}, {"condition_mask": mask})
     )
     assert not torch.equal(none, some)
-    zeros = Conditioning({**told, "condition_mask": 0 * mask})
+    zeros = Conditioning({**tensors, "condition_mask": 0 * mask})
     assert torch.equal(none, model.velocity(model.evaluation(latent, 0.5, zeros)))
 
 
@@ -210,8 +210,8 @@ def test_frames_per_second_are_the_pipelines_own() -> None:
 
 def test_a_padding_mask_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer = cosmos(concat_padding_mask=True)
-    told = {"encoder_hidden_states": torch.zeros(1, 3, 16)}
-    arguments = transformer, torch.zeros(2, 4, 2, 8, 8), torch.full((2,), 0.5), told
+    conditioning = {"encoder_hidden_states": torch.zeros(1, 3, 16)}
+    arguments = transformer, torch.zeros(2, 4, 2, 8, 8), torch.full((2,), 0.5), conditioning
     monkeypatch.setattr(family, "is_torchvision_available", lambda: False)
     with pytest.raises(ImportError, match="expected it, for this CosmosTransformer3DModel resizes its padding mask"):
         family.inputs(*arguments)
@@ -230,13 +230,13 @@ def test_a_padding_mask_needs_torchvision(monkeypatch: pytest.MonkeyPatch) -> No
 def test_latents_are_those_of_the_stock_pipelines(name: str, vae: Any, size: int) -> None:
     stock = vae()
     video = torch.rand(1, 3, size, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    latent = family.encode(stock, video)
+    latent = family.FAMILY.encode(stock, video)
     assert latent.shape == (1, 4, 2, 8, 8)
     mean, std = (
         torch.tensor(s).view(1, 4, -1, 1, 1)[:, :, :2] for s in (stock.config.latents_mean, stock.config.latents_std)
     )  # as the pipelines' __call__ has it, but for sigma_data
     torch.testing.assert_close(latent * std + mean, stock.encode(video).latent_dist.mode())
-    torch.testing.assert_close(family.decode(stock, latent), stock.decode(latent * std + mean).sample)
+    torch.testing.assert_close(family.FAMILY.decode(stock, latent), stock.decode(latent * std + mean).sample)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -247,4 +247,4 @@ def test_what_does_not_fit_is_refused() -> None:
         family.check_pipeline(SimpleNamespace(transformer=build("cosmos_1"), scheduler=flow))
     family.check_pipeline(SimpleNamespace(transformer=cosmos(), scheduler=flow))
     with pytest.raises(ValueError, match="without text encoder"):
-        family.encode_prompt(SimpleNamespace(), "")
+        family.FAMILY.encode_prompt(SimpleNamespace(), "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dit_lens as dl
-from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.toy.miniphys import MiniPhys
 
 
 def test_load_hands_the_options_to_the_data_set() -> None:
@@ -16,15 +16,15 @@ def test_load_hands_the_options_to_the_data_set() -> None:
     direct = MiniPhys("train", 2, ["colour"], 3)
     assert len(loaded) == 2
     assert [q.id for q in loaded] == [q.id for q in direct]
-    assert np.array_equal(loaded[1].c.frames, direct[1].c.frames)
-    assert not np.array_equal(loaded[1].c.frames, MiniPhys("train", 2, ["colour"], 4)[1].c.frames)
+    assert np.array_equal(loaded[1]["C"].frames, direct[1]["C"].frames)
+    assert not np.array_equal(loaded[1]["C"].frames, MiniPhys("train", 2, ["colour"], 4)[1]["C"].frames)
 
 
 def test_load_hands_size_and_law_to_the_data_set() -> None:
     (large,) = dl.datasets.load("miniphys", quadruplets=1, size=64)
-    assert large.a.frames.shape == (17, 64, 64, 3) and large.a.possible
+    assert large["A"].frames.shape == (17, 64, 64, 3) and large["A"].possible
     (lawless,) = dl.datasets.load("miniphys", quadruplets=1, law="lawless")
-    assert lawless.a.frames.shape == (17, 32, 32, 3) and lawless.a.possible is None
+    assert lawless["A"].frames.shape == (17, 32, 32, 3) and lawless["A"].possible is None
 
 
 def test_an_unknown_data_set_is_told_the_nearest() -> None:

@@ -1,10 +1,10 @@
-"""Framing: the number of frames that autoencoders take, out of any film, by a policy that is never guessed."""
+"""Framing: the number of frames that autoencoders take, out of any video, by a policy that is never guessed."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from films import noise
+from video_files import noise
 
 from dit_lens.datasets import Framing
 
@@ -50,7 +50,7 @@ def test_sizes_are_cropped_or_letterboxed_as_it_is_said() -> None:
     [
         ({"count": 5}, r"got frame policy None for 5 · expected one of resample, drop-tail, pad-last"),
         ({"multiple": 4}, r"got frame policy None for 4"),
-        ({"policy": "resample"}, r"expected none where nothing is asked"),
+        ({"policy": "resample"}, r"which nothing needs · expected None"),
         ({"count": 5, "policy": "pad"}, r"did you mean 'pad-last'"),
         ({"size": (8, 8)}, r"got way to fit None for \(8, 8\)"),
         ({"count": 6, "multiple": 4, "policy": "resample"}, r"got count=6 · expected 4k\+1 frames"),

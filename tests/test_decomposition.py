@@ -14,11 +14,12 @@ from small_models import SMALL, build
 from small_pipelines import CALL, experts, lens_on, noise, text
 from torch import Tensor
 
-from dit_lens import DiTLens, edits
+from dit_lens import At, DiTLens, edits
 from dit_lens.axes import TokenGrid
 from dit_lens.cache import ActivationCache, Anatomy
 from dit_lens.cache.anatomy import HeadWrite, is_stream, layer_of, stream_of
 from dit_lens.hook_points import Hook
+from dit_lens.lens.requests import evaluations_of
 from dit_lens.probing import Probe, Reads
 
 CLOSE = 1e-5
@@ -37,7 +38,7 @@ class Case:
         return self.lens.run_with_cache(names_filter=names, **self.inputs | inputs)[1]
 
 
-def case(name: str, **told: Any) -> Case:
+def case(name: str, **inputs: Any) -> Case:
     """No parameter is left where it was initialised: norms have weights and biases of their own."""
     transformer, generator = build(name), torch.Generator().manual_seed(0)
     for parameter in transformer.parameters():
@@ -45,7 +46,7 @@ def case(name: str, **told: Any) -> Case:
     lens = DiTLens(transformer=transformer, verify=False)
     latent, conditioning = lens.family.example(transformer, generator)
     clips = torch.cat([latent[:1], latent[:1] + torch.randn(latent[:1].shape, generator=generator)])
-    return Case(name, lens, {"latent": clips, "timestep": lens.family.to_timestep(0.4), **conditioning, **told})
+    return Case(name, lens, {"latent": clips, "timestep": lens.family.to_timestep(0.4), **conditioning, **inputs})
 
 
 @pytest.fixture(scope="module", params=list(SMALL))
@@ -208,15 +209,15 @@ def test_a_patch_of_the_velocity_is_made_by_its_token_alone(small: Case, cache: 
 
 
 def test_a_stack_through_the_last_norm_adds_up_to_what_the_last_layer_is_given(small: Case) -> None:
-    given: list[Tensor] = []
+    inputs: list[Tensor] = []
     projection = small.lens.transformer.get_submodule(small.lens.table.final.projection)
-    handle = projection.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    handle = projection.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     cache = small.cached()
     handle.remove()
     parts = cache.apply_ln_to_stack(cache.decompose_resid().values)
     constant = cache._frozen().constant()
-    torch.testing.assert_close(parts.sum(0) + constant, given[0], atol=2e-5, rtol=1e-4)
-    assert (parts.sum(0) - given[0]).abs().max() > 1e-3
+    torch.testing.assert_close(parts.sum(0) + constant, inputs[0], atol=2e-5, rtol=1e-4)
+    assert (parts.sum(0) - inputs[0]).abs().max() > 1e-3
 
 
 def test_what_is_said_to_be_needed_is_enough_and_not_too_much(small: Case, cache: ActivationCache) -> None:
@@ -229,7 +230,7 @@ def test_what_is_said_to_be_needed_is_enough_and_not_too_much(small: Case, cache
     for names, ask in asked:
         assert ask(small.cached(names)).identical(ask(cache))
         for name in names:
-            held = {other: cache[other] for other in names if other != name}
+            held = {kept: cache[kept] for kept in names if kept != name}
             with pytest.raises(KeyError, match="widen names_filter"):
                 ask(replace(cache, tensors=held))
 
@@ -247,7 +248,8 @@ def test_a_write_that_a_hook_has_changed_is_not_explained(small: Case, cache: Ac
 @pytest.mark.parametrize("name", ["wan", "ltx", "ltx2_gated", "cosmos", "skyreels"])
 def test_sums_are_exact_where_every_token_has_its_own_time(name: str) -> None:
     small = case(name)
-    grid = small.lens.model.grid(small.lens._given(small.inputs))
+    (evaluation,) = evaluations_of(small.lens, None, At(), small.inputs)
+    grid = small.lens.model.grid(evaluation)
     count = grid.frames if name in ("cosmos", "skyreels") else grid.tokens
     sigmas = torch.linspace(0.2, 0.8, count).repeat(2, 1)
     cache = small.cached(timestep=sigmas * small.lens.family.to_timestep(1.0))
@@ -277,21 +279,21 @@ def test_a_cache_over_steps_is_attributed_step_by_step(lens: DiTLens, generator:
     assert torch.equal(cache.stack_activation("z", "cross_attn")[:, 4], cache["z", 4, "cross_attn"])
     for index, step in enumerate([3, 7]):
         _, single = lens.run_with_cache(path, step=step)
-        for all_steps, one in (
+        for all_steps, alone in (
             (cache.attribute_to(direction), single.attribute_to(direction)),
             (cache.velocity_attrs(ahead, pool=False), single.velocity_attrs(ahead, pool=False)),
         ):
-            assert all_steps.attribution.dims[:2] == ("step", "clip") and one.attribution.dims[0] == "clip"
+            assert all_steps.attribution.dims[:2] == ("step", "clip") and alone.attribution.dims[0] == "clip"
             at = all_steps.sel(step=step)
             for name in ("attribution", "embedding", "readout", "constant"):
-                torch.testing.assert_close(at[name].values, one[name].values, rtol=1e-4, atol=1e-5)
-        for stacked, one in (
+                torch.testing.assert_close(at[name].values, alone[name].values, rtol=1e-4, atol=1e-5)
+        for stacked, unstacked in (
             (cache.decompose_resid(), single.decompose_resid()),
             (cache.accumulated_resid(), single.accumulated_resid()),
             (cache.stack_head_results(project=direction), single.stack_head_results(project=direction)),
         ):
-            assert stacked.labels == one.labels
-            torch.testing.assert_close(stacked.values[index], one.values)
+            assert stacked.labels == unstacked.labels
+            torch.testing.assert_close(stacked.values[index], unstacked.values)
         parts = cache.apply_ln_to_stack(cache.decompose_resid().values)
         torch.testing.assert_close(parts[index], single.apply_ln_to_stack(single.decompose_resid().values))
 
@@ -319,10 +321,10 @@ def handmade(**changes: Any) -> ActivationCache:
 
 def test_by_hand() -> None:
     table = handmade().attribute_to(torch.tensor([1.0, -1.0]))
-    told = {
+    by_component = {
         name: float(value) for name, value in zip(table.component.values, table.attribution.values.ravel(), strict=True)
     }
-    assert told == {"attn.0": 2 * 3, "attn.1": -10 * 4, "attn.bias": 2 - 10}
+    assert by_component == {"attn.0": 2 * 3, "attn.1": -10 * 4, "attn.bias": 2 - 10}
     assert table.embedding.item() == 5 - 7 and table.readout.item() == 13 - 57 and not table.unexplained.any()
     values, labels = handmade().stack_head_results()
     assert labels == ("L0H0", "L0H1")
@@ -383,14 +385,14 @@ def test_hooks_that_only_look_change_nothing(small: Case, cache: ActivationCache
 def test_what_a_generation_kept_is_attributed_with_the_weights_of_the_expert_that_was_called() -> None:
     lens = lens_on(experts())
     names = lens.anatomy.needs(f"blocks.{lens.blocks - 1}.hook_resid_post")
-    made = lens.generate(
+    generation = lens.generate(
         names_filter=names, **CALL, prompt_embeds=text(), negative_prompt_embeds=text(7), num_inference_steps=3
     )
-    assert len({kept.expert for kept in made}) == 2
-    for kept in made:
+    assert len({kept.expert for kept in generation}) == 2
+    for kept in generation:
         assert_exact(kept.cache.attribute_to(direction_for(kept.cache["resid_post", -1])))
-    high = next(kept.cache for kept in made if kept.expert == "high_noise")
-    low = next(kept.cache for kept in made if kept.expert == "low_noise")
+    high = next(kept.cache for kept in generation if kept.expert == "high_noise")
+    low = next(kept.cache for kept in generation if kept.expert == "low_noise")
     assert high.anatomy is not None and low.anatomy is not None
     mistaken = replace(high, anatomy=low.anatomy).attribute_to(direction_for(high["resid_post", -1]))
     assert (abs(mistaken.unexplained) > 100 * CLOSE * scale(mistaken)).all()
@@ -400,8 +402,8 @@ def test_a_cache_over_steps_of_several_experts_has_no_weights() -> None:
     lens = lens_on(experts())
     clean = noise()
     path = lens.noising(clean, torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)), steps=10)
-    _, one = lens.run_with_cache(path, steps=[9, 10])
+    _, low = lens.run_with_cache(path, steps=[9, 10])
     _, both = lens.run_with_cache(path, steps=[1, 10])
-    assert_exact(one.attribute_to(direction_for(one["resid_post", -1])))
+    assert_exact(low.attribute_to(direction_for(low["resid_post", -1])))
     with pytest.raises(ValueError, match="got a cache without weights"):
         both.attribute_to(direction_for(both["resid_post", -1]))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dit_lens.axes import TokenGrid
-from dit_lens.edits import Edit, Tokens, add, mean, noise, patch, project_out, resample, scale, zero
+from dit_lens.axes import Region, TokenGrid
+from dit_lens.edits import Edit, add, mean, noise, patch, project_out, resample, scale, zero
 from dit_lens.hook_points import Hook
 
 GRID = TokenGrid(frames=2, rows=3, columns=4)
@@ -29,7 +29,7 @@ def stream(generator: torch.Generator) -> Tensor:
     return torch.randn(2, GRID.tokens, WIDTH, generator=generator)
 
 
-def all_edits(heads: list[int] | None, tokens: Tokens | None) -> dict[str, Edit]:
+def all_edits(heads: list[int] | None, tokens: Region | None) -> dict[str, Edit]:
     return {
         "zero": zero(heads, tokens),
         "patch": patch(torch.full((2, GRID.tokens, HEADS, WIDTH), 7.0), heads, tokens),
@@ -59,7 +59,7 @@ def test_an_edit_leaves_all_that_was_not_chosen_bit_for_bit(z: Tensor, name: str
 
 @pytest.mark.parametrize("name", all_edits(None, None))
 @pytest.mark.parametrize("tokens", [None, (slice(0, 0), slice(None), slice(None))])
-def test_an_edit_of_nothing_is_the_identity_bit_for_bit(z: Tensor, name: str, tokens: Tokens | None) -> None:
+def test_an_edit_of_nothing_is_the_identity_bit_for_bit(z: Tensor, name: str, tokens: Region | None) -> None:
     heads = [] if tokens is None else None
     assert same_bits(all_edits(heads, tokens)[name](z, Z), z)
     assert not same_bits(all_edits(None, None)[name](z, Z), z)
@@ -148,12 +148,12 @@ def test_tokens_where_there_are_none_are_refused() -> None:
 
 @pytest.mark.parametrize("head", [HEADS, -HEADS - 1])
 def test_a_head_that_is_not_there_is_refused(z: Tensor, head: int) -> None:
-    with pytest.raises(ValueError, match=rf"got index {head} on an axis of {HEADS} · expected -{HEADS} to {HEADS - 1}"):
+    with pytest.raises(ValueError, match=rf"got head {head} on an axis of {HEADS} · expected -{HEADS} to {HEADS - 1}"):
         zero(heads=[0, head])(z, Z)
 
 
 def test_a_token_that_is_not_there_is_refused(z: Tensor) -> None:
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"got frame 2 on an axis of 2 · expected -2 to 1"):
         zero(tokens=(2, 0, 0))(z, Z)
 
 
@@ -230,8 +230,8 @@ def test_noise_repeats_for_its_seed_and_place_and_differs_elsewhere(z: Tensor) -
     once = noise(0.5, seed=3)(z, Z)
     assert same_bits(noise(0.5, seed=3)(z, Z), once)
     elsewhere = [replace(Z, step=4), replace(Z, name="blocks.1.attn.hook_z"), replace(Z, step=None, sigma=0.25)]
-    for other in [noise(0.5, seed=4)(z, Z), *(noise(0.5, seed=3)(z, hook) for hook in elsewhere)]:
-        assert (other != once).all()
+    for different in [noise(0.5, seed=4)(z, Z), *(noise(0.5, seed=3)(z, hook) for hook in elsewhere)]:
+        assert (different != once).all()
 
 
 def test_what_noise_does_to_a_clip_depends_neither_on_its_batch_nor_on_other_heads(z: Tensor) -> None:

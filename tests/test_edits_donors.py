@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_lens.datasets.miniphys import MiniPhys
 from dit_lens.edits import donors
+from dit_lens.toy.miniphys import MiniPhys
 
 SETTINGS = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 
@@ -18,18 +18,18 @@ SETTINGS = settings(max_examples=60, derandomize=True, deadline=None, database=N
 @st.composite
 def clips(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     """Groups and properties of clips in any order: two or more groups of each property, of any size."""
-    told = []
+    labels = []
     for prop in range(draw(st.integers(1, 3))):
         for group in range(draw(st.integers(2, 4))):
-            told += [(f"{prop}/{group}", f"law {prop}")] * draw(st.integers(1, 4))
-    order = draw(st.permutations(told))
+            labels += [(f"{prop}/{group}", f"law {prop}")] * draw(st.integers(1, 4))
+    order = draw(st.permutations(labels))
     return [group for group, _ in order], [prop for _, prop in order]
 
 
 @SETTINGS
 @given(clips(), st.integers(0, 2**32))
-def test_donors_are_of_another_group_and_of_the_same_property(told: tuple[list[str], list[str]], seed: int) -> None:
-    groups, properties = told
+def test_donors_are_of_another_group_and_of_the_same_property(labels: tuple[list[str], list[str]], seed: int) -> None:
+    groups, properties = labels
     index = donors(groups, properties, seed).tolist()
     assert len(index) == len(groups)
     assert all(groups[taker] != groups[giver] for taker, giver in enumerate(index))
@@ -38,8 +38,8 @@ def test_donors_are_of_another_group_and_of_the_same_property(told: tuple[list[s
 
 @SETTINGS
 @given(clips(), st.integers(0, 2**32))
-def test_groups_take_from_one_group_each_and_give_to_one(told: tuple[list[str], list[str]], seed: int) -> None:
-    groups, properties = told
+def test_groups_take_from_one_group_each_and_give_to_one(labels: tuple[list[str], list[str]], seed: int) -> None:
+    groups, properties = labels
     index = donors(groups, properties, seed).tolist()
     pairs = {(groups[taker], groups[giver]) for taker, giver in enumerate(index)}
     assert Counter(taker for taker, _ in pairs) == Counter(giver for _, giver in pairs) == Counter(set(groups))
@@ -47,8 +47,8 @@ def test_groups_take_from_one_group_each_and_give_to_one(told: tuple[list[str], 
 
 def test_quadruplets_give_every_clip_once_and_a_role_meets_every_role() -> None:
     quadruplets = MiniPhys("test", quadruplets=22)[:]
-    told = [(clip.group, clip.property) for quadruplet in quadruplets for clip in quadruplet.clips]
-    groups, properties = zip(*told, strict=True)
+    labels = [(clip.group, clip.property) for quadruplet in quadruplets for clip in quadruplet.clips]
+    groups, properties = zip(*labels, strict=True)
     met = set()
     for seed in range(20):
         index = donors(groups, properties, seed)

@@ -11,6 +11,7 @@ from test_edits import Z, all_edits, same_bits
 from torch import Tensor
 
 from dit_lens import edits
+from dit_lens.axes import Region
 
 NAME = "blocks.0.attn.hook_z"
 PLACES = [(None, None), ([1, -1], (1, slice(None), slice(0, 4, 2))), ([], (slice(0, 0), 0, 0))]
@@ -23,29 +24,29 @@ def z(generator: torch.Generator) -> Tensor:
 
 @pytest.mark.parametrize(("heads", "tokens"), PLACES)
 def test_every_kind_comes_back_and_does_the_same_to_the_bit(
-    z: Tensor, tmp_path: Path, heads: list[int] | None, tokens: edits.Tokens | None
+    z: Tensor, tmp_path: Path, heads: list[int] | None, tokens: Region | None
 ) -> None:
     before = [(NAME, edit) for edit in all_edits(heads, tokens).values()]
     before += [(["blocks.*.hook_mlp_out", NAME], edits.patch({3: 2 * z, 7: z}, heads, tokens))]
     edits.save(before, tmp_path / "new" / "some.json")
     after = edits.load(tmp_path / "new" / "some.json")
     assert [(names, edit.kind) for names, edit in after] == [(names, edit.kind) for names, edit in before]
-    for (_, one), (_, other) in zip(before, after, strict=True):
-        assert same_bits(one(z, Z), other(z, Z)), one
+    for (_, saved), (_, loaded) in zip(before, after, strict=True):
+        assert same_bits(saved(z, Z), loaded(z, Z)), saved
     if heads is None:
         assert not any(same_bits(edit(z, Z), z) for _, edit in after)
 
 
 def test_tensors_keep_their_dtype_and_layout_is_none_of_theirs(tmp_path: Path) -> None:
-    given = {
+    vectors = {
         "transposed": torch.arange(6.0).view(2, 3).T,
         "bfloat16": torch.ones(2).bfloat16(),
         "trained": torch.ones(2, dtype=torch.float64, requires_grad=True),
     }
-    edits.save([(NAME, edits.add(vector)) for vector in given.values()], tmp_path / "some.json")
-    for (_, edit), vector in zip(edits.load(tmp_path / "some.json"), given.values(), strict=True):
-        found = edit.values["vector"]
-        assert isinstance(found, Tensor) and found.dtype == vector.dtype and torch.equal(found, vector)
+    edits.save([(NAME, edits.add(vector)) for vector in vectors.values()], tmp_path / "some.json")
+    for (_, edit), vector in zip(edits.load(tmp_path / "some.json"), vectors.values(), strict=True):
+        loaded = edit.values["vector"]
+        assert isinstance(loaded, Tensor) and loaded.dtype == vector.dtype and torch.equal(loaded, vector)
 
 
 def test_a_tensor_that_several_edits_hold_is_stored_once(z: Tensor, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_lens.clips import Clip, Quadruplet
+from dit_lens.clips import Clip, Scene, quadruplet
 from dit_lens.datasets import export
 from dit_lens.datasets.export import BLOCKS, Config, export_intphys, main, run
-from dit_lens.datasets.miniphys import PROPERTIES, SPLICE, MiniPhys
+from dit_lens.toy.miniphys import PROPERTIES, SPLICE, MiniPhys
 
 INTPHYS = {"permanence": "O1", "shape": "O2", "continuity": "O3"}
 
@@ -91,7 +91,7 @@ def test_numbers_have_the_digits_of_the_number_of_all_scenes(tmp_path: Path) -> 
     class Hundred(MiniPhys):
         """Says that it has a hundred and hands out one."""
 
-        def __iter__(self) -> Iterator[Quadruplet]:
+        def __iter__(self) -> Iterator[Scene]:
             return iter([self[0]])
 
     target = export_intphys(Hundred("test", 100, tuple(INTPHYS)), tmp_path)
@@ -113,19 +113,19 @@ def test_properties_may_share_a_block(quadruplets: MiniPhys, tmp_path: Path) -> 
 
 
 def test_pixels_and_labels_come_back_as_they_were(written: Path, quadruplets: MiniPhys) -> None:
-    found = origins(written, quadruplets)
-    assert len(found) == 16 and len({clip.id for _, clip in found}) == 16
-    for folder, clip in found:
+    originals = origins(written, quadruplets)
+    assert len(originals) == 16 and len({clip.id for _, clip in originals}) == 16
+    for folder, clip in originals:
         frames = read(folder)
         assert frames.dtype == np.uint8 and np.array_equal(frames, clip.frames)
         assert possible(folder) == clip.possible
 
 
 def test_the_metadata_tell_where_a_scene_came_from(written: Path, quadruplets: MiniPhys) -> None:
-    told = metadata(written)
-    assert told["shuffle"] == 1 and told["blocks"] == BLOCKS
+    facts = metadata(written)
+    assert facts["shuffle"] == 1 and facts["blocks"] == BLOCKS
     for scene, q in zip(["O1/01", "O2/01", "O3/01", "O1/02"], quadruplets, strict=True):
-        of = told["scenes"][scene]
+        of = facts["scenes"][scene]
         assert (of["group"], of["property"], of["splice"], of["fps"]) == (q.id, q.property, SPLICE, 15.0)
 
 
@@ -160,9 +160,9 @@ def test_the_order_of_the_clips_depends_on_the_seed_and_the_scene_alone(tmp_path
     def ordered(name: str, count: int, shuffle: int) -> list[str]:
         return order(export_intphys(MiniPhys("test", count, ("shape",)), tmp_path / name, shuffle=shuffle))
 
-    one, other = ordered("one", 6, 0), ordered("other", 6, 1)
-    assert one == ordered("again", 8, 0)[:6] and one != other
-    assert len(set(one)) > 2 and {"".join(sorted(roles)) for roles in one} == {"ABCD"}
+    first, second = ordered("one", 6, 0), ordered("other", 6, 1)
+    assert first == ordered("again", 8, 0)[:6] and first != second
+    assert len(set(first)) > 2 and {"".join(sorted(roles)) for roles in first} == {"ABCD"}
 
 
 # Errors.
@@ -238,13 +238,13 @@ def test_bad_input_is_one_line_and_status_2(
     with pytest.raises(SystemExit) as stopped:
         main(["--out", str(tmp_path), "--quadruplets", "1", *arguments])
     assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: got ") and told.count("\n") == 1 and message in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: got ") and printed.count("\n") == 1 and message in printed
     assert not list(tmp_path.iterdir())
 
 
 def test_no_more_than_a_quadruplet_is_asked_of_a_data_set(tmp_path: Path) -> None:
     (q,) = MiniPhys("test", 1, ["shape"])
     bare = [Clip(clip.id, clip.frames, clip.possible, clip.group, clip.role, clip.property) for clip in q.clips]
-    handmade = Quadruplet(*bare, splice=SPLICE, property="shape", event=q.event)
+    handmade = quadruplet(bare, ((SPLICE,), (SPLICE,)), q.event)
     assert len(list(export_intphys([handmade], tmp_path).glob("O2/01/*/scene/*.png"))) == 4 * 17

@@ -15,8 +15,10 @@ from small_models import SMALL, build
 from torch import Tensor
 
 from dit_lens import DiTLens, laws
+from dit_lens.families import wan
+from dit_lens.families.family import Family
 from dit_lens.hook_points import Hook
-from dit_lens.running import Evaluation, HookedTransformer, Request
+from dit_lens.running import Evaluation, HookedTransformer, Model, Request
 
 ROOT = ("hook_latent", "hook_embed", "hook_time_embed", "hook_velocity", "hook_x0")
 BLOCK = (
@@ -59,11 +61,16 @@ def test_the_unhooked_model_is_the_stock_model_to_the_bit(model: HookedTransform
 
 
 def test_the_laws_hold(model: HookedTransformer) -> None:
-    found = laws.verify(model)
-    stated = {finding.law for finding in found}
-    assert stated == {"idle", "identity", "sum", "attention", "heads"}
-    summed = {finding.point for finding in found if finding.law == "sum"}
+    findings = laws.verify(model)
+    stated = {finding.law for finding in findings}
+    assert stated == {"idle", "identity", "sum", "between", "attention", "heads"}
+    summed = {finding.point for finding in findings if finding.law == "sum"}
     assert {f"blocks.{block}.hook_resid_post" for block in range(len(model.table.blocks))} <= summed
+    joined = {finding.point for finding in findings if finding.law == "between"}
+    entered = {point for block in range(len(model.table.blocks)) for point in model.table.entering(block)}
+    without_embedding = {"blocks.0.text.hook_resid_pre"}
+    assert model.table.closing is not None
+    assert joined | without_embedding == entered | without_embedding | {model.table.closing.name}
 
 
 def test_writing_back_what_was_read_changes_no_bit(model: HookedTransformer, evaluation: Evaluation) -> None:
@@ -116,7 +123,7 @@ def test_a_restart_equals_the_whole_and_runs_no_earlier_block(
     velocity, cache = lens.model.run_with(evaluation, {}, Request("*"))
     for start in range(1, lens.blocks):
         counted.clear()
-        again, _ = lens.run_suffix(evaluation, start, cache, {}, Request())
+        again, _ = lens.model.run_suffix(evaluation, start, cache, {}, Request())
         assert torch.equal(again, velocity), start
         assert sorted(set(counted)) == list(range(start, lens.blocks))
 
@@ -153,7 +160,7 @@ def test_nothing_is_left_on_the_model(model: HookedTransformer, evaluation: Eval
         raise KeyboardInterrupt
 
     before = copy.deepcopy(model.transformer)(**evaluation.inputs)[0]
-    with pytest.raises(KeyboardInterrupt), model.hooks([("blocks.1.hook_resid_pre", stop)], None, None):
+    with pytest.raises(KeyboardInterrupt), Model(model).hooks([("blocks.1.hook_resid_pre", stop)]):
         model.velocity(evaluation)
     assert torch.equal(model.transformer(**evaluation.inputs)[0], before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.transformer.modules())
@@ -174,11 +181,18 @@ def test_a_wrong_attention_does_not_load(model: HookedTransformer, monkeypatch: 
     for index, law in enumerate(table.laws[:2]):
 
         def wrong(*values: Any, read: Any = law.read) -> Tensor:
-            one, other = read(*values)
-            return torch.stack([1.01 * one, other])
+            first, second = read(*values)
+            return torch.stack([1.01 * first, second])
 
         stated = [*table.laws]
         stated[index] = replace(law, read=wrong)
         monkeypatch.setattr(model, "table", replace(table, laws=tuple(stated)))
         with pytest.raises(ValueError, match=re.escape(law.name)):
             laws.verify(model)
+
+
+def test_a_misspelt_part_of_a_family_is_an_error_and_not_left_out() -> None:
+    parts = {name: getattr(wan.FAMILY, name) for name in ("name", "transformer", "conditioning", "example", "inputs")}
+    assert Family(**parts, hook_table=wan.hook_table, given_frames=wan.FAMILY.given_frames).given_frames is not None
+    with pytest.raises(TypeError, match="guided_frames"):
+        Family(**parts, hook_table=wan.hook_table, guided_frames=wan.FAMILY.given_frames)  # type: ignore[call-arg]

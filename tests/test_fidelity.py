@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dit_lens import fidelity
-from dit_lens.clips import Quadruplet
-from dit_lens.fidelity import Watch, known_noise, label_scores, noise_statistics, psnr_of, ssim_of, white_noise
+from dit_lens.clips import Scene
+from dit_lens.conditioning import Conditioning, Guidance
+from dit_lens.fidelity import Watch, known_noise, noise_statistics, psnr_of, ssim_of, white_noise
 from dit_lens.fidelity.paths import _distance
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe, Reads
@@ -22,7 +25,7 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def clips(quadruplets: list[Quadruplet]) -> list:
+def clips(quadruplets: list[Scene]) -> list:
     return list(quadruplets[0].clips[:2])
 
 
@@ -46,7 +49,7 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
     distance = np.arange(11) - 5
     row = np.exp(-(distance**2) / (2 * 1.5**2))
     weights = np.outer(row, row) / row.sum() ** 2
-    found = []
+    values = []
     for i in range(x.shape[0] - 10):
         for j in range(x.shape[1] - 10):
             a, b = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
@@ -54,8 +57,8 @@ def slow_ssim(x: np.ndarray, y: np.ndarray) -> float:
             va, vb = (weights * (a - ma) ** 2).sum(), (weights * (b - mb) ** 2).sum()
             cov = (weights * (a - ma) * (b - mb)).sum()
             c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-            found.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
-    return float(np.mean(found))
+            values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    return float(np.mean(values))
 
 
 def test_ssim_equals_the_formula_window_by_window(generator: torch.Generator) -> None:
@@ -86,14 +89,14 @@ def test_ssim_of_frames_smaller_than_its_window_is_refused() -> None:
 
 def away(noise: Tensor) -> dict[str, float]:
     """Mean deviation of each statistic over clips and channels, in its own standard deviations."""
-    found = noise_statistics(noise)
-    z = (found.value - found.expected) / found.spread
+    statistics = noise_statistics(noise)
+    z = (statistics.value - statistics.expected) / statistics.spread
     return {str(name): float(z.sel(statistic=name).mean()) for name in z.statistic.values}
 
 
 def test_gaussian_noise_is_as_expected_with_the_spread_that_is_told(generator: torch.Generator) -> None:
-    found = noise_statistics(torch.randn(40, 16, 5, 8, 8, generator=generator))
-    z = (found.value - found.expected) / found.spread
+    statistics = noise_statistics(torch.randn(40, 16, 5, 8, 8, generator=generator))
+    z = (statistics.value - statistics.expected) / statistics.spread
     assert (np.abs(z.mean(("clip", "channel"))) < 0.15).all()
     assert (np.abs(z.std(("clip", "channel")) - 1) < 0.1).all()
 
@@ -110,10 +113,10 @@ SPOILED = {
 
 @pytest.mark.parametrize("statistic", SPOILED)
 def test_each_statistic_finds_what_it_is_for(statistic: str, generator: torch.Generator) -> None:
-    found = away(SPOILED[statistic](torch.randn(20, 16, 6, 8, 8, generator=generator)))
-    assert abs(found.pop(statistic)) > 4
-    correlated = {name for name in found if name.startswith("lag")} if statistic == "kurtosis" else set(found)
-    assert all(abs(found[name]) < 1 for name in correlated - {"std"})
+    deviations = away(SPOILED[statistic](torch.randn(20, 16, 6, 8, 8, generator=generator)))
+    assert abs(deviations.pop(statistic)) > 4
+    correlated = {name for name in deviations if name.startswith("lag")} if statistic == "kurtosis" else set(deviations)
+    assert all(abs(deviations[name]) < 1 for name in correlated - {"std"})
 
 
 def test_the_lag_of_an_alternating_pattern_by_hand() -> None:
@@ -136,8 +139,8 @@ def test_relative_errors_by_hand() -> None:
 
 
 def test_distances_of_patterns_and_logits_by_hand() -> None:
-    one, other = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]]), torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
-    assert _distance("pattern 0.1", one, other).tolist() == [0.5]
+    first, second = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]]), torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
+    assert _distance("pattern 0.1", first, second).tolist() == [0.5]
     assert _distance("logit", torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0])).tolist() == [0.5, 4.0]
 
 
@@ -169,17 +172,17 @@ def probe(lens: DiTLens) -> Probe:
 def test_noise_that_is_known_is_found_again(lens: DiTLens, trajectory: Trajectory, probe: Probe) -> None:
     noise = white_noise(3, trajectory.latents[0], 0)
     watch = Watch(steps=(0, STEPS), heads=((1, 2), (5, 0)), probe=probe)
-    found = known_noise(lens, noise, STEPS, "implicit_euler", watch)
+    table = known_noise(lens, noise, STEPS, "implicit_euler", watch)
     streams = [f"resid_post {block}" for block in range(6)]
-    assert list(found.measure.values) == ["latent", *streams, "pattern 1.2", "pattern 5.0", "logit"]
-    latent, from_video = found.error.sel(start="sampled latent"), found.error.sel(start="encoded video")
+    assert list(table.measure.values) == ["latent", *streams, "pattern 1.2", "pattern 5.0", "logit"]
+    latent, from_video = table.error.sel(start="sampled latent"), table.error.sel(start="encoded video")
     assert latent.sel(step=STEPS).max() < 1e-4
     assert (from_video.sel(step=0) > 10 * latent.sel(step=0)).all(("clip",)).sel(measure="latent")
-    assert (from_video < found.between).sel(step=STEPS, measure=["latent", *streams]).all()
+    assert (from_video < table.between).sel(step=STEPS, measure=["latent", *streams]).all()
     # Independent noises of one length are a right angle apart.
-    assert found.between.sel(measure="latent", step=STEPS).values == pytest.approx(2**0.5, rel=0.05)
-    assert found.error.sel(step=1).isnull().all("clip").sum() == 2 * (found.sizes["measure"] - 1)
-    assert float(found.between.sel(measure="pattern 1.2").max()) <= 1
+    assert table.between.sel(measure="latent", step=STEPS).values == pytest.approx(2**0.5, rel=0.05)
+    assert table.error.sel(step=1).isnull().all("clip").sum() == 2 * (table.sizes["measure"] - 1)
+    assert float(table.between.sel(measure="pattern 1.2").max()) <= 1
 
 
 def test_a_coarse_inversion_misses_the_noise_that_a_fine_one_finds(lens: DiTLens, trajectory: Trajectory) -> None:
@@ -193,29 +196,14 @@ def test_a_coarse_inversion_misses_the_noise_that_a_fine_one_finds(lens: DiTLens
 # Labels.
 
 
-def test_a_score_that_is_the_label_scores_one_and_one_that_is_the_scene_one_half() -> None:
-    rng = np.random.default_rng(0)
-    scene = rng.normal(size=(40, 1)) * np.ones((1, 4))
-    label = np.array([[1.0, 1, 0, 0]])
-    perfect, blind = label_scores(scene * 0 + label), label_scores(scene)
-    assert (perfect["auroc"], perfect["low"], perfect["pairwise"]) == (1, 1, 1)
-    assert blind["auroc"] == pytest.approx(0.5) and blind["pairwise"] == 0.5
-    weak = label_scores(scene + 0.1 * label)
-    assert weak["pairwise"] == 1 and 0.5 < weak["low"] <= weak["auroc"] <= weak["high"] < 0.7
-    chance = label_scores(rng.normal(size=(40, 4)))
-    assert chance["low"] < 0.5 < chance["high"]
-    with pytest.raises(ValueError, match="at least 2"):
-        label_scores(scene[:1])
-
-
 def test_predictors_by_hand(lens: DiTLens, trajectory: Trajectory) -> None:
     straight = lens.noising(trajectory.latents[0], trajectory.latents[-1], STEPS)
     error = fidelity.round_trip(lens, trajectory)[0]
-    found = fidelity.predictors(straight, error)
+    predictors = fidelity.predictors(straight, error)
     distance = (trajectory.latents[-1] - trajectory.latents[0]).flatten(1).norm(dim=1).numpy()
-    assert found["|v|"] == pytest.approx(distance, rel=1e-4)
-    assert found["|x_σ - x_0|"] == pytest.approx(distance * np.mean(straight.schedule.sigmas[1:]), rel=1e-4)
-    assert found["round-trip error"] == pytest.approx(error.mean("step").values)
+    assert predictors["|v|"] == pytest.approx(distance, rel=1e-4)
+    assert predictors["|x_σ - x_0|"] == pytest.approx(distance * np.mean(straight.schedule.sigmas[1:]), rel=1e-4)
+    assert predictors["round-trip error"] == pytest.approx(error.mean("step").values)
 
 
 # The report.
@@ -231,8 +219,10 @@ def test_a_report_tells_well_from_badly(lens: DiTLens, clips: list) -> None:
     spoiled["round_trip"] += 0.05
     spoiled["psnr"].loc[{"comparison": fidelity.TO_SOURCE}] -= 1
     spoiled["converged"][0] = False
-    told = fidelity.verdict(spoiled)
-    assert "MORE THAN 3%" in told[0] and "MORE THAN 0.5 dB" in told[1] and "50% of the clips have UNSOLVED" in told[5]
+    lines = fidelity.verdict(spoiled)
+    assert (
+        "MORE THAN 3%" in lines[0] and "MORE THAN 0.5 dB" in lines[1] and "50% of the clips have UNSOLVED" in lines[5]
+    )
 
 
 def test_a_report_holds_what_its_parts_measure(lens: DiTLens, trajectory: Trajectory, clips: list) -> None:
@@ -254,7 +244,7 @@ def to_video(clip) -> Tensor:
 
 
 def test_a_report_needs_a_whole_inversion_and_its_own_clips(
-    lens: DiTLens, trajectory: Trajectory, clips: list, quadruplets: list[Quadruplet]
+    lens: DiTLens, trajectory: Trajectory, clips: list, quadruplets: list[Scene]
 ) -> None:
     with pytest.raises(ValueError, match="got a path by sample · expected an inversion"):
         lens.fidelity(lens.sample(trajectory))
@@ -269,3 +259,56 @@ def test_a_report_of_an_opened_trajectory_is_the_same(
 ) -> None:
     again = Trajectory.open(trajectory.save(tmp_path / "path.h5"))
     assert fidelity.verdict(lens.fidelity(again, clips)) == fidelity.verdict(lens.fidelity(trajectory, clips))
+
+
+# Its cost.
+
+
+def counted(lens: DiTLens, run: Callable[[], object]) -> int:
+    """Clips that the transformer itself is called for, call by call."""
+    clip_counts: list[int] = []
+    handle = lens.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: clip_counts.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    run()
+    handle.remove()
+    return sum(clip_counts)
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "fireflow"])
+@pytest.mark.parametrize(("scale", "watch"), [(None, Watch(steps=())), (3.0, Watch(steps=(0, 2)))])
+def test_a_report_costs_what_is_said_before(
+    solver: str, scale: float | None, watch: Watch, lens: DiTLens, clips: list
+) -> None:
+    negative = Conditioning({"encoder_hidden_states": 1 - lens.conditioning.tensors["encoder_hidden_states"]})
+    guidance = None if scale is None else Guidance(scale, negative)
+    for some in (clips, clips[:1]):  # of one clip two known noises are needed
+        path = lens.invert(some, 2, solver, guidance=guidance)
+        said = fidelity.cost(lens, path, watch).evaluations
+        assert counted(lens, lambda path=path: lens.fidelity(path, watch=watch)) == said
+        assert counted(lens, lambda path=path: fidelity.cost(lens, path, watch)) == 1
+        assert said != fidelity.cost(lens, path, Watch(steps=(1, 2, 0))).evaluations
+
+
+def test_implicit_steps_cost_about_what_is_said(lens: DiTLens, clips: list) -> None:
+    path = lens.invert(clips, STEPS, "implicit_euler")
+    took = counted(lens, lambda: lens.fidelity(path))
+    assert took / 2 < fidelity.cost(lens, path).evaluations < 2 * took
+
+
+def test_cost_and_progress_are_shown_where_they_are_asked_for_and_nothing_else_is(
+    lens: DiTLens, trajectory: Trajectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = lens.fidelity(trajectory)
+    assert capsys.readouterr() == ("", "")
+    shown = lens.fidelity(trajectory, progress=True)
+    said, bars = capsys.readouterr().err.split("\n", 1)
+    assert re.match(r"fidelity: about 96 evaluations of one clip, \S+ s each: at most \d+ s, less in batches", said)
+    assert all(f"{name}: 100%" in bars for name in ("and back", "half the step", "known noise"))
+    assert "| 5/5 [" in bars and "| 9/9 [" in bars  # levels, and twice as many steps
+    assert shown.identical(plain)
+
+
+def test_a_cost_is_said_in_seconds_minutes_and_hours() -> None:
+    for seconds, said in ((0.02, "1 s"), (80, "80 s"), (600, "10 min"), (9000, "2.5 h")):
+        assert f"at most {said}, less" in str(fidelity.Cost(100, seconds / 100))

@@ -37,12 +37,12 @@ def levels(steps: int) -> list[float]:
     return [i / steps for i in range(steps + 1)]
 
 
-def walk(velocity: Velocity, sigmas: list[float], solver: str | Solver, x: Tensor = START) -> list[Step]:
+def integrated(velocity: Velocity, sigmas: list[float], solver: str | Solver, x: Tensor = START) -> list[Step]:
     return list(integrate(velocity, x, sigmas, solver))
 
 
 def run(velocity: Velocity, sigmas: list[float], solver: str | Solver, x: Tensor = START) -> list[Tensor]:
-    return [step.x for step in walk(velocity, sigmas, solver, x)]
+    return [step.x for step in integrated(velocity, sigmas, solver, x)]
 
 
 def error(flow: str, steps: int, solver: Solver) -> float:
@@ -85,7 +85,7 @@ def test_euler_undoes_an_implicit_step_of_any_length(
     dtype: torch.dtype, tolerance: float, gap: float, steps: int
 ) -> None:
     solver, x = Solver("implicit_euler", tolerance=tolerance), START.to(dtype)
-    path = walk(contracting, levels(steps), solver)
+    path = integrated(contracting, levels(steps), solver)
     assert all(bool(step.converged.all()) for step in path[1:])
     assert there_and_back(contracting, steps, solver, x) < gap
     assert there_and_back(contracting, steps, Solver("euler"), x) > 1e3 * gap
@@ -93,7 +93,7 @@ def test_euler_undoes_an_implicit_step_of_any_length(
 
 def test_a_step_that_does_not_contract_says_so_and_keeps_the_best() -> None:
     rough = lambda x, sigma: -40 * torch.sign(x - 1.5)  # noqa: E731  (no y solves it)
-    (_, step) = walk(rough, [0.0, 1.0], Solver("implicit_euler", iterations=7))
+    (_, step) = integrated(rough, [0.0, 1.0], Solver("implicit_euler", iterations=7))
     assert not step.converged.any() and step.evaluations == 7
     at = (START + rough(step.x, 1.0) - step.x).flatten(1).norm(dim=1) / step.x.flatten(1).norm(dim=1)
     torch.testing.assert_close(step.residual, at)
@@ -108,17 +108,17 @@ def test_acceleration_solves_what_plain_iteration_does_not() -> None:
 
 
 def test_a_clip_is_solved_as_it_is_alone() -> None:
-    together = walk(contracting, levels(3), "implicit_euler")
-    alone = walk(contracting, levels(3), "implicit_euler", START[1:2])
+    together = integrated(contracting, levels(3), "implicit_euler")
+    alone = integrated(contracting, levels(3), "implicit_euler", START[1:2])
     for batch, single in zip(together[1:], alone[1:], strict=True):
         torch.testing.assert_close(batch.x[1:2], single.x, rtol=0, atol=1e-5)
 
 
 def test_the_first_image_is_euler_at_the_target_time() -> None:
     first = run(FLOWS["in time, v = 2 sigma x"][0], [0.25, 0.75], Solver("euler", time_at="target"))[-1]
-    seen: list[Tensor] = []
-    walk(lambda x, sigma: seen.append(x) or 2 * sigma * x, [0.25, 0.75], Solver("implicit_euler", iterations=2))
-    assert torch.equal(seen[0], START) and torch.equal(seen[1], first)
+    states: list[Tensor] = []
+    integrated(lambda x, sigma: states.append(x) or 2 * sigma * x, [0.25, 0.75], Solver("implicit_euler", iterations=2))
+    assert torch.equal(states[0], START) and torch.equal(states[1], first)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -130,18 +130,18 @@ def test_a_straight_flow_is_solved_in_one_step(solver: str) -> None:
 
 def test_one_step_of_each_solver_by_hand() -> None:
     # v = 2 x at x = 1 over a step of 1/2: 1 + 1; 1 + (1 + 1/2); 1 + (1 + 2)/2.
-    one = torch.ones(1, 1, 1, 1, 1)
+    start = torch.ones(1, 1, 1, 1, 1)
     explicit = ("euler", "midpoint", "heun", "fireflow")
-    ends = {solver: run(lambda x, sigma: 2 * x, [0.25, 0.75], solver, one)[-1].item() for solver in explicit}
+    ends = {solver: run(lambda x, sigma: 2 * x, [0.25, 0.75], solver, start)[-1].item() for solver in explicit}
     assert ends == {"euler": 2.0, "midpoint": 2.5, "heun": 2.5, "fireflow": 2.5}
     # y = 1 + 1/2 v(y) with v = x: y = 2.
-    assert run(lambda x, sigma: x, [0.25, 0.75], "implicit_euler", one)[-1].item() == pytest.approx(2.0, abs=1e-5)
+    assert run(lambda x, sigma: x, [0.25, 0.75], "implicit_euler", start)[-1].item() == pytest.approx(2.0, abs=1e-5)
 
 
 def test_the_second_step_of_fireflow_by_hand() -> None:
     # v = x, steps of 1: half-way 1.5, so 1 + 1.5 = 2.5; then half-way 2.5 + 1.5 / 2 = 3.25, so 2.5 + 3.25 = 5.75.
-    one = torch.ones(1, 1, 1, 1, 1)
-    assert [x.item() for x in run(lambda x, sigma: x, [0.0, 1.0, 2.0], "fireflow", one)] == [1.0, 2.5, 5.75]
+    start = torch.ones(1, 1, 1, 1, 1)
+    assert [x.item() for x in run(lambda x, sigma: x, [0.0, 1.0, 2.0], "fireflow", start)] == [1.0, 2.5, 5.75]
 
 
 TOLD = {
@@ -156,23 +156,23 @@ TOLD = {
 @pytest.mark.parametrize("name", TOLD)
 def test_the_velocity_is_asked_at_the_levels_of_the_rule_and_each_is_recorded(name: str) -> None:
     asked: list[float] = []
-    path = walk(lambda x, sigma: asked.append(sigma) or x, [0.2, 0.6, 0.8], ALL[name])
+    path = integrated(lambda x, sigma: asked.append(sigma) or x, [0.2, 0.6, 0.8], ALL[name])
     assert asked == pytest.approx(list(itertools.chain(*TOLD[name])))
-    assert path[0].told == ()
-    for step, told in zip(path[1:], TOLD[name], strict=True):
-        assert step.told == pytest.approx(told) and step.evaluations == len(told)
+    assert path[0].levels == ()
+    for step, sigmas in zip(path[1:], TOLD[name], strict=True):
+        assert step.levels == pytest.approx(sigmas) and step.evaluations == len(sigmas)
 
 
 def test_an_implicit_step_is_told_its_target_and_counts_its_images() -> None:
     asked: list[float] = []
-    path = walk(lambda x, sigma: asked.append(sigma) or 0.1 * x, [0.2, 0.6, 0.8], "implicit_euler")
-    assert [set(step.told) for step in path[1:]] == [{0.6}, {0.8}]
+    path = integrated(lambda x, sigma: asked.append(sigma) or 0.1 * x, [0.2, 0.6, 0.8], "implicit_euler")
+    assert [set(step.levels) for step in path[1:]] == [{0.6}, {0.8}]
     assert sum(step.evaluations for step in path) == len(asked) > 4
 
 
 def test_no_velocity_is_told_a_level_below_the_floor() -> None:
-    path = walk(lambda x, sigma: x, [0.0, 0.1, 0.5], Solver("heun", sigma_min=0.05))
-    assert [step.told for step in path] == [(), (0.05, 0.1), (0.1, 0.5)]
+    path = integrated(lambda x, sigma: x, [0.0, 0.1, 0.5], Solver("heun", sigma_min=0.05))
+    assert [step.levels for step in path] == [(), (0.05, 0.1), (0.1, 0.5)]
 
 
 def test_what_inverts_euler_is_sampled_by_euler() -> None:
@@ -245,3 +245,32 @@ def test_one_bad_clip_of_a_batch_is_enough() -> None:
 def test_an_unknown_solver_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"got solver 'huen' .* did you mean 'heun'"):
         run(lambda x, sigma: x, levels(2), "huen")
+
+
+def test_euler_at_the_current_level_is_ddim_inversion_and_at_the_target_level_is_not() -> None:
+    """Song et al. 2021, eq. 12 on alpha-bar, the noise predicted at the current latent and level; whatever model."""
+
+    def predicted(x: Tensor, kept: float) -> Tensor:
+        return torch.tanh(x) * (1 - kept) + 0.3 * x.sin()
+
+    def amplitudes(sigma: float) -> tuple[float, float]:
+        size = math.hypot(1 - sigma, sigma)  # of the straight mixture (1 - sigma) data + sigma noise
+        return (1 - sigma) / size, sigma / size
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        kept, added = amplitudes(sigma)
+        latent = x * (kept + added)  # with unit variance
+        noise = predicted(latent, kept**2)
+        return noise - (latent - added * noise) / kept
+
+    sigmas, x = [0.05, 0.2, 0.4, 0.6, 0.8], START
+    kept, added = amplitudes(sigmas[0])
+    latent = x * (kept + added)
+    for sigma in sigmas[1:]:
+        noise = predicted(latent, kept**2)
+        data = (latent - added * noise) / kept
+        kept, added = amplitudes(sigma)
+        latent = kept * data + added * noise
+    ends = {name: [*integrate(velocity, x, sigmas, ALL[name])][-1].x * (kept + added) for name in list(ALL)[:2]}
+    torch.testing.assert_close(ends["euler"], latent)
+    assert (ends["euler, target time"] - latent).norm() > 0.01 * latent.norm()  # positive control

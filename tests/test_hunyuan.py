@@ -99,22 +99,22 @@ def pipeline(transformer: Any) -> HunyuanVideoPipeline:
 
 def test_an_evaluation_is_fed_what_the_pipeline_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer = build("hunyuan")
-    _, told = hunyuan.example(transformer, torch.Generator().manual_seed(0))
+    _, tensors = hunyuan.example(transformer, torch.Generator().manual_seed(0))
     pipe = pipeline(transformer)
     calls: list[dict[str, Any]] = []
     forward = transformer.forward
     with monkeypatch.context() as patch:
-        patch.setattr(transformer, "forward", lambda **given: calls.append(given) or forward(**given))
+        patch.setattr(transformer, "forward", lambda **kwargs: calls.append(kwargs) or forward(**kwargs))
         pipe(
-            prompt_embeds=told["encoder_hidden_states"], pooled_prompt_embeds=told["pooled_projections"],
-            prompt_attention_mask=told["encoder_attention_mask"], height=32, width=32, num_frames=5,
+            prompt_embeds=tensors["encoder_hidden_states"], pooled_prompt_embeds=tensors["pooled_projections"],
+            prompt_attention_mask=tensors["encoder_attention_mask"], height=32, width=32, num_frames=5,
             num_inference_steps=2, output_type="latent",
         )  # fmt: skip
-    lens = DiTLens(pipe, conditioning=Conditioning(told), verify=False)
-    given = calls[1]
-    evaluation = lens.model.evaluation(given["hidden_states"], float(given["timestep"]), lens.conditioning)
+    lens = DiTLens(pipe, conditioning=Conditioning(tensors), verify=False)
+    fed = calls[1]
+    evaluation = lens.model.evaluation(fed["hidden_states"], float(fed["timestep"]), lens.conditioning)
     for name in ("hidden_states", "timestep", *hunyuan.CONDITIONING):
-        assert torch.equal(evaluation.inputs[name].float(), given[name].float()), name
+        assert torch.equal(evaluation.inputs[name].float(), fed[name].float()), name
     assert float(evaluation.inputs["guidance"]) == 6000
 
 
@@ -123,17 +123,19 @@ def test_latents_go_to_pixels_and_back_in_scale() -> None:
     video = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 16, 16))).float()
     with torch.no_grad():
         raw = pipe.vae.encode(video).latent_dist.mode()
-        latent = hunyuan.encode(pipe.vae, video)
+        latent = hunyuan.FAMILY.encode(pipe.vae, video)
         assert torch.equal(latent, raw * pipe.vae.config.scaling_factor)
-        torch.testing.assert_close(hunyuan.decode(pipe.vae, latent), pipe.vae.decode(raw).sample, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            hunyuan.FAMILY.decode(pipe.vae, latent), pipe.vae.decode(raw).sample, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_prompts_are_told_by_name() -> None:
     text, mask, pooled = torch.zeros(1, 4, 16), torch.ones(1, 4), torch.zeros(1, 8)
     old = SimpleNamespace(text_encoder=1, text_encoder_2=1, encode_prompt=lambda prompt: (text, pooled, mask))
-    told = hunyuan.encode_prompt(old, "a ball").tensors
-    assert tuple(told) == hunyuan.CONDITIONING
-    assert told["pooled_projections"] is pooled
+    tensors = hunyuan.encode_prompt(old, "a ball").tensors
+    assert tuple(tensors) == hunyuan.CONDITIONING
+    assert tensors["pooled_projections"] is pooled
     glyphs = torch.zeros(1, 3, 8), torch.zeros(1, 3)
     new = SimpleNamespace(
         text_encoder=1,
@@ -141,9 +143,9 @@ def test_prompts_are_told_by_name() -> None:
         transformer=build("hunyuan15"),
         encode_prompt=lambda prompt: (text, mask, *glyphs),
     )
-    told = hunyuan15.encode_prompt(new, "a ball").tensors
-    assert tuple(told) == hunyuan15.CONDITIONING
-    assert told["image_embeds"].shape == (1, 729, 6)
+    tensors = hunyuan15.encode_prompt(new, "a ball").tensors
+    assert tuple(tensors) == hunyuan15.CONDITIONING
+    assert tensors["image_embeds"].shape == (1, 729, 6)
     for family in (hunyuan, hunyuan15):
         with pytest.raises(ValueError, match="got a pipeline without both text encoders"):
             family.encode_prompt(SimpleNamespace(text_encoder=None), "a ball")

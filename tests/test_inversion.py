@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
-from dit_lens.clips import Quadruplet
+from dit_lens.clips import Scene
 from dit_lens.conditioning import Conditioning
 from dit_lens.flow import SOLVERS, Solver
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
+from dit_lens.toy.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.trajectory import Trajectory
 
 BY_SIZE = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
@@ -30,7 +31,7 @@ SCHEDULERS: dict[str, Any] = {
 
 
 @pytest.fixture
-def own(lens: DiTLens, codec: AutoencoderPatchPCA) -> DiTLens:
+def separate_lens(lens: DiTLens, codec: AutoencoderPatchPCA) -> DiTLens:
     """A lens whose scheduler a test may swap."""
     return DiTLens(assemble(lens.transformer, codec), "own", lens.conditioning, verify=False)
 
@@ -53,23 +54,27 @@ def counted(lens: DiTLens) -> Iterator[list[tuple[float, int]]]:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_our_sampler_equals_the_pipelines_own_whatever_its_levels(name: str, own: DiTLens, latent: Tensor) -> None:
-    own.pipeline.scheduler = SCHEDULERS[name]
-    own.pipeline.set_progress_bar_config(disable=True)
-    theirs = own.pipeline(
+def test_our_sampler_equals_the_pipelines_own_whatever_its_levels(
+    name: str, separate_lens: DiTLens, latent: Tensor
+) -> None:
+    separate_lens.pipeline.scheduler = SCHEDULERS[name]
+    separate_lens.pipeline.set_progress_bar_config(disable=True)
+    theirs = separate_lens.pipeline(
         prompt_embeds=empty_prompt(), guidance_scale=1.0, height=32, width=32, num_frames=17, num_inference_steps=5,
         latents=latent[:1], output_type="latent",
     ).frames  # fmt: skip
-    ours = own.sample(latent[:1], "euler", steps=5).latents[0]
+    ours = separate_lens.sample(latent[:1], "euler", steps=5).latents[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    assert not torch.allclose(ours, own.sample(latent[:1], "heun", steps=5).latents[0], atol=1e-3)
+    assert not torch.allclose(ours, separate_lens.sample(latent[:1], "heun", steps=5).latents[0], atol=1e-3)
 
 
-def test_what_inverts_euler_brings_back_what_the_pipelines_sampler_was_given(own: DiTLens, latent: Tensor) -> None:
-    made = own.sample(latent, "euler", steps=6)
-    found = own.invert(made.latents[0], 6, "implicit_euler")
-    torch.testing.assert_close(found.latents, made.latents, rtol=0, atol=1e-4)
-    assert (own.invert(made.latents[0], 6, "euler").latents[-1] - latent).abs().max() > 1e-2
+def test_what_inverts_euler_brings_back_what_the_pipelines_sampler_was_given(
+    separate_lens: DiTLens, latent: Tensor
+) -> None:
+    sampled = separate_lens.sample(latent, "euler", steps=6)
+    inverted = separate_lens.invert(sampled.latents[0], 6, "implicit_euler")
+    torch.testing.assert_close(inverted.latents, sampled.latents, rtol=0, atol=1e-4)
+    assert (separate_lens.invert(sampled.latents[0], 6, "euler").latents[-1] - latent).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -87,7 +92,7 @@ def test_a_target_time_is_told_and_recorded(lens: DiTLens, latent: Tensor, count
     path = lens.invert(latent, steps=3, solver=Solver("euler", time_at="target"))
     times = list(path.schedule.timesteps)
     assert [time for time, _ in counted] == pytest.approx(times[1:])
-    assert path.record.told_timestep.values[1:].tolist() == pytest.approx(times[1:])
+    assert path.record.fed_timestep.values[1:].tolist() == pytest.approx(times[1:])
     counted.clear()
     back = lens.sample(path)
     assert back.solver == Solver("euler") and [time for time, _ in counted] == pytest.approx(times[:0:-1])
@@ -96,57 +101,57 @@ def test_a_target_time_is_told_and_recorded(lens: DiTLens, latent: Tensor, count
 def test_a_floor_keeps_the_model_from_what_it_was_not_trained_on(lens: DiTLens, latent: Tensor, counted: list) -> None:
     path = lens.invert(latent, steps=[0.0, 0.2, 0.6, 1.0], solver=Solver("euler", sigma_min=0.05))
     assert [time for time, _ in counted] == pytest.approx([50, 200, 600])
-    assert path.record.told_sigma.values[1:].tolist() == pytest.approx([0.05, 0.2, 0.6])
+    assert path.record.fed_sigma.values[1:].tolist() == pytest.approx([0.05, 0.2, 0.6])
 
 
 def test_hooks_see_the_step_of_the_level_that_is_told(lens: DiTLens, latent: Tensor) -> None:
     for solver, expected in (("euler", [0, 1, 2]), (Solver("euler", time_at="target"), [1, 2, 3])):
-        seen: list[int | None] = []
-        with lens.hooks([("hook_latent", lambda x, hook, seen=seen: seen.append(hook.step))]):
+        steps: list[int | None] = []
+        with lens.hooks([("hook_latent", lambda x, hook, steps=steps: steps.append(hook.step))]):
             lens.invert(latent, steps=3, solver=solver)
-        assert seen == expected
+        assert steps == expected
 
 
-def test_levels_may_be_given_and_are_not_shifted_again(own: DiTLens, latent: Tensor) -> None:
-    own.pipeline.scheduler = SCHEDULERS["shift 3"]
-    given = own.schedule([0.0, 0.25, 1.0])
-    assert given.sigmas == (0.0, 0.25, 1.0) and given.timesteps == (0.0, 250.0, 1000.0)
-    assert own.schedule(given) is given
-    assert own.invert(latent, given, "euler").schedule is given
+def test_levels_may_be_given_and_are_not_shifted_again(separate_lens: DiTLens, latent: Tensor) -> None:
+    separate_lens.pipeline.scheduler = SCHEDULERS["shift 3"]
+    schedule = separate_lens.schedule([0.0, 0.25, 1.0])
+    assert schedule.sigmas == (0.0, 0.25, 1.0) and schedule.timesteps == (0.0, 250.0, 1000.0)
+    assert separate_lens.schedule(schedule) is schedule
+    assert separate_lens.invert(latent, schedule, "euler").schedule is schedule
     with pytest.raises(ValueError, match="levels that rise"):
-        own.schedule([1.0, 0.5, 0.0])
+        separate_lens.schedule([1.0, 0.5, 0.0])
 
 
 def test_a_scheduler_that_shifts_by_size_asks_for_mu(
-    own: DiTLens, latent: Tensor, monkeypatch: pytest.MonkeyPatch
+    separate_lens: DiTLens, latent: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own.pipeline.scheduler = BY_SIZE
+    separate_lens.pipeline.scheduler = BY_SIZE
     with pytest.raises(ValueError, match="got no mu"):
-        own.invert(latent, 4)
-    told = own.schedule(4, mu=0.7)
-    assert told.sigmas[1] == pytest.approx(0.1)
+        separate_lens.invert(latent, 4)
+    schedule = separate_lens.schedule(4, mu=0.7)
+    assert schedule.sigmas[1] == pytest.approx(0.1)
     asked: list[tuple] = []
 
     def arguments(pipeline: Any, latent: Tensor, steps: int) -> dict[str, Any]:
         asked.append((pipeline, tuple(latent.shape), steps))
         return {"mu": 0.7}
 
-    monkeypatch.setattr(own.family, "schedule_arguments", arguments, raising=False)
-    assert own.invert(latent, 4, "euler").schedule.sigmas == told.sigmas
-    assert asked == [(own.pipeline, (1, 16, 5, 8, 8), 4)]
+    monkeypatch.setattr(separate_lens, "family", replace(separate_lens.family, schedule_arguments=arguments))
+    assert separate_lens.invert(latent, 4, "euler").schedule.sigmas == schedule.sigmas
+    assert asked == [(separate_lens.pipeline, (1, 16, 5, 8, 8), 4)]
 
 
-def test_unipc_gives_its_levels_and_whole_timesteps(own: DiTLens, latent: Tensor, counted: list) -> None:
-    own.pipeline.scheduler = UniPCMultistepScheduler(
+def test_unipc_gives_its_levels_and_whole_timesteps(separate_lens: DiTLens, latent: Tensor, counted: list) -> None:
+    separate_lens.pipeline.scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
-    path = own.invert(latent, 4, "euler")
-    stock = UniPCMultistepScheduler.from_config(own.pipeline.scheduler.config)
+    path = separate_lens.invert(latent, 4, "euler")
+    stock = UniPCMultistepScheduler.from_config(separate_lens.pipeline.scheduler.config)
     stock.set_timesteps(4)
     assert path.schedule.sigmas == tuple(stock.sigmas.tolist()[::-1])
     assert [time for time, _ in counted] == [0, *stock.timesteps.tolist()[:0:-1]]
     assert all(time == int(time) for time, _ in counted)
-    assert path.record.told_timestep.values[1:].tolist() == [time for time, _ in counted]
+    assert path.record.fed_timestep.values[1:].tolist() == [time for time, _ in counted]
 
 
 def test_sampling_starts_from_noise_or_from_where_a_path_ends(lens: DiTLens, latent: Tensor) -> None:
@@ -168,8 +173,8 @@ def test_a_trajectory_from_disk_goes_on_as_it_was(lens: DiTLens, latent: Tensor,
     assert again.facts["model"] == lens.name and again.facts["prompt_hash"] == lens.conditioning.hash
 
 
-def test_a_folder_of_frames_is_a_clip(lens: DiTLens, quadruplets: list[Quadruplet], tmp_path: Path) -> None:
-    clip = quadruplets[0].a
+def test_a_folder_of_frames_is_a_clip(lens: DiTLens, quadruplets: list[Scene], tmp_path: Path) -> None:
+    clip = quadruplets[0]["A"]
     for i, frame in enumerate(clip.frames):
         Image.fromarray(frame).save(tmp_path / f"{i:03d}.png")
     from_folder = lens.invert(tmp_path, 2, "euler")

@@ -11,10 +11,10 @@ from dit_lens import datasets, edits, families
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
-from dit_lens.models import mini_wan
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.patching import patch_heads
 from dit_lens.running import Request
+from dit_lens.toy import mini_wan
+from dit_lens.toy.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.trajectory import Trajectory
 
 STEP = 3
@@ -112,15 +112,15 @@ def test_the_clean_estimate_is_the_latent_less_sigma_times_velocity(lens: DiTLen
 
 
 def test_nested_hooks_run_outer_first_and_only_at_their_steps(lens: DiTLens, trajectory: Trajectory) -> None:
-    seen: list[tuple[str, int | None]] = []
+    calls: list[tuple[str, int | None]] = []
 
     def note(label: str):
-        return lambda x, hook: seen.append((label, hook.step))
+        return lambda x, hook: calls.append((label, hook.step))
 
     point = "blocks.0.hook_resid_post"
     with lens.hooks([(point, note("outer"))]), lens.hooks([(point, note("inner"))], steps=[STEP]):
         lens.run_with_cache(trajectory, steps=[1, STEP], names_filter=point)
-    assert seen == [("outer", 1), ("outer", STEP), ("inner", STEP)]
+    assert calls == [("outer", 1), ("outer", STEP), ("inner", STEP)]
 
 
 def test_hooks_act_while_inverting_and_sampling(lens: DiTLens, trajectory: Trajectory) -> None:
@@ -229,7 +229,7 @@ def test_a_suffix_equals_the_whole_and_runs_no_earlier_block(lens: DiTLens, traj
         block.ffn.register_forward_hook(lambda *_, i=i: ran.append(i))
         for i, block in enumerate(lens.transformer.blocks)
     ]
-    again, kept = lens.run_suffix(
+    again, kept = lens.model.run_suffix(
         lens.evaluation(trajectory, STEP), 4, dict(cache), {}, Request("blocks.5.hook_resid_post")
     )
     for handle in handles:
@@ -279,19 +279,19 @@ def test_a_hook_may_write_in_place_and_the_trajectory_stays_as_it_was(lens: DiTL
 def test_steps_are_those_of_the_trajectory_whatever_the_scheduler_was_left_at(lens: DiTLens) -> None:
     latent = torch.zeros(1, 16, 5, 8, 8)
     lens.pipeline.scheduler.set_timesteps(50)
-    seen: list[int | None] = []
-    with lens.hooks([("hook_latent", lambda x, hook: seen.append(hook.step))], steps=range(6)):
+    steps_seen: list[int | None] = []
+    with lens.hooks([("hook_latent", lambda x, hook: steps_seen.append(hook.step))], steps=range(6)):
         lens.invert(latent, steps=5, solver="euler")
-    assert seen == [0, 1, 2, 3, 4]
+    assert steps_seen == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="fire"), lens.hooks([("hook_latent", edits.zero())], steps=[50]):
         lens.invert(latent, steps=5, solver="euler")
 
 
 def test_conditioning_of_a_batch_follows_its_clips(lens: DiTLens, trajectory: Trajectory) -> None:
-    told = torch.randn(4, 4, 32, generator=torch.Generator().manual_seed(3))
-    together = DiTLens(lens.pipeline, "own prompts", Conditioning({"encoder_hidden_states": told}))
+    text = torch.randn(4, 4, 32, generator=torch.Generator().manual_seed(3))
+    together = DiTLens(lens.pipeline, "own prompts", Conditioning({"encoder_hidden_states": text}))
     path = together.invert(trajectory.latents[0], steps=2, solver="euler", batch_size=3)
-    alone = DiTLens(lens.pipeline, "own prompt", Conditioning({"encoder_hidden_states": told[3:]}))
+    alone = DiTLens(lens.pipeline, "own prompt", Conditioning({"encoder_hidden_states": text[3:]}))
     single = alone.invert(trajectory.latents[0][3:], steps=2, solver="euler")
     torch.testing.assert_close(path[3:].latents, single.latents, rtol=0, atol=1e-4)
     velocity, _ = together.run_with_cache(path[3:], step=1, names_filter="hook_velocity")
@@ -342,7 +342,7 @@ def test_pipelines_with_parts_that_are_not_handled_are_refused(codec) -> None:
         (lambda lens, t: lens.run_with_cache(t, step=1, names_filter="blocks.1.text.hook_q"), KeyError, "absent"),
         (lambda lens, t: lens.run_with_cache(t, sigma=1.5), ValueError, "sigma"),
         (lambda lens, t: lens.run_with_cache(t, steps=[]), ValueError, "no steps"),
-        (lambda lens, t: lens.run_with_cache(t, step=1.5), IndexError, "1.5"),
+        (lambda lens, t: lens.run_with_cache(t, step=1.5), TypeError, "1.5"),
         (lambda lens, t: patch_heads(lens, t, t, [1], lambda v, c: v), TypeError, "Readout"),
         (lambda lens, t: lens.invert(np.zeros((17, 3, 32, 32), np.uint8)), ValueError, "channels last"),
         (lambda lens, t: lens.run_with_cache(step=1, latent=t.latents[0], timestep=1.0), TypeError, "trajectory"),

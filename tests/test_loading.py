@@ -17,8 +17,8 @@ from dit_lens.families.wan import encode_prompt
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA
 from dit_lens.models.loading import check_checkpoint, load_pipeline
-from dit_lens.models.mini_wan import assemble, new_transformer, save
-from dit_lens.models.mini_wan import empty_prompt as mini_wan_prompt
+from dit_lens.toy.mini_wan import assemble, new_transformer, save
+from dit_lens.toy.mini_wan import empty_prompt as mini_wan_prompt
 
 WEIGHTS = ["transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
 FILES = [*WEIGHTS, models.EMPTY_PROMPT]
@@ -45,8 +45,8 @@ def bundled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder.parent
 
 
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    a, b = one.state_dict(), other.state_dict()
+def equal(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_pipeline_is_refused_by_name(tmp_path: Path) -> None
 
 def test_a_bundled_model_without_weights_says_how_to_train_it(bundled: Path) -> None:
     assert models.locate("mini-wan") == models.locate("mini-wan-random") == bundled / "mini-wan"
-    with pytest.raises(FileNotFoundError, match=r"dit_lens\.training --model mini-wan-null"):
+    with pytest.raises(FileNotFoundError, match=r"dit_lens\.toy\.training --model mini-wan-null"):
         models.locate("mini-wan-null")
 
 

@@ -38,13 +38,13 @@ def lens() -> DiTLens:
     return DiTLens(pipe, "small", Conditioning(PROMPT | first), verify=False)
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
+def call(lens: DiTLens, **options: Any) -> Tensor:
     """Tokens of the latent that the pipeline makes."""
     frames, height, width = VIDEO
-    told = {"prompt_embeds": PROMPT["encoder_hidden_states"], "prompt_attention_mask": MASK, "image": image()}
+    inputs = {"prompt_embeds": PROMPT["encoder_hidden_states"], "prompt_attention_mask": MASK, "image": image()}
     size = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": STEPS}
     fixed = {"guidance_scale": 1.0, "output_type": "latent", "generator": generator()}
-    return lens.pipeline(**told | size | fixed | own).frames
+    return lens.pipeline(**inputs | size | fixed | options).frames
 
 
 def fed(lens: DiTLens) -> list[dict[str, Any]]:
@@ -59,14 +59,14 @@ def fed(lens: DiTLens) -> list[dict[str, Any]]:
 
 
 def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:
-    for given in fed(lens):
-        latent = ltx.ltx_parts.unpack(given["hidden_states"], given).clone()
+    for expected in fed(lens):
+        latent = ltx.ltx_parts.unpack(expected["hidden_states"], expected).clone()
         latent[:, :, 0] = 7.0  # the given frame takes its place
-        own = lens.model.evaluation(latent, float(given["timestep"].max()), lens.conditioning).inputs
-        assert own.keys() == given.keys() - {"attention_kwargs"}
-        for name, value in own.items():
-            assert torch.equal(value, given[name]) if isinstance(value, Tensor) else value == given[name], name
-        assert not own["timestep"][:, :TOKENS].any() and own["timestep"][:, TOKENS:].all()
+        inputs = lens.model.evaluation(latent, float(expected["timestep"].max()), lens.conditioning).inputs
+        assert inputs.keys() == expected.keys() - {"attention_kwargs"}
+        for name, value in inputs.items():
+            assert torch.equal(value, expected[name]) if isinstance(value, Tensor) else value == expected[name], name
+        assert not inputs["timestep"][:, :TOKENS].any() and inputs["timestep"][:, TOKENS:].all()
 
 
 def test_our_sampler_is_the_pipelines_own(lens: DiTLens) -> None:
@@ -112,13 +112,13 @@ def test_a_level_for_every_frame_is_that_level_for_all_its_tokens() -> None:
 
 
 def test_hooks_act_on_the_pipelines_own_calls_by_step(lens: DiTLens) -> None:
-    plain, seen = call(lens), []
+    plain, calls = call(lens), []
 
     def look(x: Tensor, hook: Hook) -> None:
-        seen.append((hook.step, hook.branch))
+        calls.append((hook.step, hook.branch))
 
     with lens.hooks([("hook_latent", look)]):
         assert torch.equal(call(lens), plain)
-    assert seen == [(3, "cond"), (2, "cond"), (1, "cond")]
+    assert calls == [(3, "cond"), (2, "cond"), (1, "cond")]
     with lens.hooks([("blocks.1.hook_attn_out", edits.zero())], steps=[2]):
         assert not torch.equal(call(lens), plain)

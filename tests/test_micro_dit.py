@@ -12,9 +12,10 @@ from head_patches import head_patches
 from micro_dit import MicroDiT, set_by_hand
 from torch import Tensor
 
-from dit_lens import DiTLens, edits, families, sweeps
+from dit_lens import DiTLens, edits, families
 from dit_lens.conditioning import Conditioning
 from dit_lens.hook_points import HookFunction
+from dit_lens.interventions import sweep
 from dit_lens.metrics import Readout
 from dit_lens.running import Request
 from dit_lens.trajectory import Schedule, Trajectory
@@ -34,7 +35,7 @@ RECIPIENT, SOURCE = tokens([(1, 2), (3, -1)]), tokens([(5, 0), (1, 4)])
 
 @pytest.fixture
 def lens(monkeypatch: pytest.MonkeyPatch) -> DiTLens:
-    monkeypatch.setattr(families, "FAMILIES", (micro_dit, *families.FAMILIES))
+    monkeypatch.setattr(families, "FAMILIES", (micro_dit.FAMILY, *families.FAMILIES))
     return DiTLens(transformer=set_by_hand(MicroDiT()))
 
 
@@ -62,8 +63,8 @@ def test_without_hooks(lens: DiTLens) -> None:
     # block 1: z = 2.57, 0.6 + 0.88875 = 1.48875; writes (1.58875, 2.57) * 0.5 = (0.794375, 1.285)
     #   mid (2.964375, 3.685), (3.764375, 2.47); MLP (3.685, 0), (2.47, 1.294375) by 0.4
     after_block_0 = torch.tensor([[[2.17, 2.4, 0], [2.97, 1.185, 1]]], dtype=torch.float64)
-    found = cached(lens, RECIPIENT, "blocks.0.hook_resid_post")
-    torch.testing.assert_close(found, after_block_0, atol=1e-10, rtol=0)
+    activation = cached(lens, RECIPIENT, "blocks.0.hook_resid_post")
+    torch.testing.assert_close(activation, after_block_0, atol=1e-10, rtol=0)
     z = cached(lens, RECIPIENT, "blocks.1.attn.hook_z")[0, :, :, 0]
     torch.testing.assert_close(z, torch.tensor([[2.57, 1.48875]] * 2, dtype=torch.float64), atol=1e-10, rtol=0)
     check(hooked(lens), [(4.438375, 3.685), (4.752375, 2.98775)])
@@ -120,7 +121,7 @@ def test_a_suffix_is_computed_anew_and_nothing_before_it(lens: DiTLens, ran: lis
     evaluation = lens.model.evaluation(RECIPIENT, SIGMA, Conditioning({}))
     ran.clear()
     edit = edits.patch(source, heads=[0])
-    velocity, _ = lens.run_suffix(evaluation, 1, entering, {"blocks.1.attn.hook_z": edit}, Request())
+    velocity, _ = lens.model.run_suffix(evaluation, 1, entering, {"blocks.1.attn.hook_z": edit}, Request())
     check(velocity, HEAD_0_IN_BLOCK_1)
     assert ran == [1]
     hooked(lens, ("blocks.1.attn.hook_z", edit))
@@ -151,8 +152,8 @@ def ran(lens: DiTLens) -> Iterator[list[int]]:
 DIFFERENCE_AFTER_PATCH = [[4.864875 - 3.08775, 5.78425 - 3.6865], [5.222375 - 3.69275, 6.12175 - 3.5355]]
 
 
-@pytest.mark.parametrize("sweep", [sweeps.sweep, sweeps.sweep_literally])
-def test_a_sweep_of_head_patches_has_the_effects_worked_out_by_hand(lens: DiTLens, sweep: Any) -> None:
+@pytest.mark.parametrize("method", ["exact", "literal"])
+def test_a_sweep_of_head_patches_has_the_effects_worked_out_by_hand(lens: DiTLens, method: Any) -> None:
     """On the velocity's a - b in frame 1."""
     schedule = Schedule((0.0, SIGMA), (0.0, SIGMA))
     clean, corrupted = (
@@ -161,7 +162,7 @@ def test_a_sweep_of_head_patches_has_the_effects_worked_out_by_hand(lens: DiTLen
     )
     metric = Readout(lambda velocity, cache: velocity[:, 0, 1, 0, 0])
     changes = head_patches(lens, lens.evaluation(clean, 1))
-    found = sweep(lens, lens.evaluation(corrupted, 1), changes, {"difference": metric})
-    effect = found.effect["difference"][0].unflatten(0, (lens.blocks, lens.heads))
+    result = sweep(lens, lens.evaluation(corrupted, 1), changes, {"difference": metric}, method=method)
+    effect = result.effect["difference"][0].unflatten(0, (lens.blocks, lens.heads))
     by_hand = torch.tensor(DIFFERENCE_AFTER_PATCH, dtype=torch.float64) - (4.752375 - 2.98775)
     torch.testing.assert_close(effect, by_hand, atol=1e-10, rtol=0)

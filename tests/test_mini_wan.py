@@ -11,7 +11,7 @@ from diffusers import WanPipeline
 from dit_lens import models
 from dit_lens.models.codec import AutoencoderPatchPCA
 from dit_lens.models.loading import sha256
-from dit_lens.models.mini_wan import CONFIG, TEXT_TOKENS, assemble, empty_prompt, new_transformer, save
+from dit_lens.toy.mini_wan import CONFIG, TEXT_TOKENS, assemble, empty_prompt, new_transformer, save
 
 
 def weights(seed: int) -> torch.Tensor:
@@ -19,10 +19,10 @@ def weights(seed: int) -> torch.Tensor:
 
 
 def test_the_seed_and_nothing_else_decides_the_weights() -> None:
-    one = weights(0)
+    first = weights(0)
     torch.manual_seed(123)
-    assert torch.equal(weights(0), one)
-    assert not torch.equal(weights(1), one)
+    assert torch.equal(weights(0), first)
+    assert not torch.equal(weights(1), first)
 
 
 def test_the_global_random_state_is_left_as_it_was() -> None:
@@ -35,10 +35,10 @@ def test_the_global_random_state_is_left_as_it_was() -> None:
 
 
 def test_the_empty_prompt_is_fixed() -> None:
-    one = empty_prompt()
+    prompt = empty_prompt()
     torch.manual_seed(123)
-    assert torch.equal(empty_prompt(), one)
-    assert one.shape == (1, TEXT_TOKENS, CONFIG["text_dim"])
+    assert torch.equal(empty_prompt(), prompt)
+    assert prompt.shape == (1, TEXT_TOKENS, CONFIG["text_dim"])
 
 
 def test_the_stock_pipeline_generates_a_clip(codec: AutoencoderPatchPCA) -> None:

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dit_lens.clips import Clip, Quadruplet, Track
-from dit_lens.datasets import miniphys
-from dit_lens.datasets.miniphys import FRAMES, SPLICE, MiniPhys
-from dit_lens.datasets.miniphys.physics import WALL
-from dit_lens.datasets.miniphys.scenes import COMPLEMENTS, WORLD
+from dit_lens.clips import Clip, Scene, Track
+from dit_lens.toy import miniphys
+from dit_lens.toy.miniphys import FRAMES, SPLICE, MiniPhys
+from dit_lens.toy.miniphys.physics import WALL
+from dit_lens.toy.miniphys.scenes import COMPLEMENTS, WORLD
 
 # The engine finds a collision up to a sixteenth of a frame late, which loses up to an eighth of a frame's way.
 LATE = 0.4
 
 
-def of(prop: str, count: int = 24, split: str = "train", **options: Any) -> list[Quadruplet]:
+def of(prop: str, count: int = 24, split: str = "train", **options: Any) -> list[Scene]:
     return MiniPhys(split, count, [prop], **options)[:]
 
 
@@ -57,21 +57,21 @@ def beside_occluder(clip: Clip) -> np.ndarray:
 @pytest.mark.parametrize("prop", ["shape", "colour", "continuity", "inertia", "exchange", "gate"])
 def test_what_nothing_acts_upon_keeps_its_velocity(prop: str) -> None:
     for q in of(prop, 12):
-        for track in (*q.a.tracks, *q.b.tracks):
+        for track in (*q["A"].tracks, *q["B"].tracks):
             assert np.allclose(np.diff(track.position, axis=0), track.velocity[:-1])
             assert (track.velocity == track.velocity[0]).all()
         if prop == "inertia":
-            assert turns(q.c.tracks[0], 0).tolist() == turns(q.d.tracks[0], 0).tolist() == [SPLICE - 1]
+            assert turns(q["C"].tracks[0], 0).tolist() == turns(q["D"].tracks[0], 0).tolist() == [SPLICE - 1]
 
 
 def test_continuity_changes_the_place_of_a_path_or_of_a_thing_at_rest() -> None:
     stages = set()
     for q in of("continuity"):
-        apart = np.abs(q.a.tracks[0].position - q.b.tracks[0].position).max(0)
-        stages.add(q.a.factors["stage"])
-        along, across = (1, 0) if q.a.factors["stage"] == "passing" else (0, 1)
+        apart = np.abs(q["A"].tracks[0].position - q["B"].tracks[0].position).max(0)
+        stages.add(q["A"].factors["stage"])
+        along, across = (1, 0) if q["A"].factors["stage"] == "passing" else (0, 1)
         assert apart[across] == 0 and apart[along] >= (8 if along else 6)
-        jump = np.abs(np.diff(q.c.tracks[0].position, axis=0) - q.c.tracks[0].velocity[:-1])[:, along]
+        jump = np.abs(np.diff(q["C"].tracks[0].position, axis=0) - q["C"].tracks[0].velocity[:-1])[:, along]
         assert np.flatnonzero(jump > 1).tolist() == [SPLICE - 1]
     assert stages == {"passing", "resting"}
 
@@ -87,7 +87,7 @@ def energy(track: Track, g: float) -> np.ndarray:
 def test_a_thrown_ball_falls_by_g_but_where_it_meets_the_ground() -> None:
     flights = 0
     for q in of("gravity"):
-        for clip in (q.a, q.b):
+        for clip in (q["A"], q["B"]):
             track, g = clip.tracks[0], scene(clip)["gravity"]
             free = np.ones(FRAMES - 2, bool)
             for frame in np.flatnonzero((track.velocity[:-1, 1] > 0) & (track.velocity[1:, 1] < 0)):
@@ -102,13 +102,13 @@ def test_a_thrown_ball_falls_by_g_but_where_it_meets_the_ground() -> None:
 def test_the_ground_holds_and_returns_the_energy_and_a_crossing_does_not() -> None:
     kept, lost = [], []
     for q in of("gravity", 60):
-        g = scene(q.a)["gravity"]
-        for clip in (q.a, q.b):
+        g = scene(q["A"])["gravity"]
+        for clip in (q["A"], q["B"]):
             floor = scene(clip)["ground"] - scene(clip)["radius"]
             assert (clip.tracks[0].position[:, 1] <= floor + 0.2).all(), clip.id
             assert np.ptp(energy(clip.tracks[0], g)) < 0.02 * 36 * g
-        kept.append(np.ptp(energy(q.a.tracks[0], g)))
-        lost.append(np.ptp(energy(q.c.tracks[0], g)))
+        kept.append(np.ptp(energy(q["A"].tracks[0], g)))
+        lost.append(np.ptp(energy(q["C"].tracks[0], g)))
     assert np.mean(lost) > 20 * np.mean(kept)
 
 
@@ -121,10 +121,10 @@ def height_at(track: Track, time: float, g: float) -> float:
 
 def test_both_arcs_go_in_and_come_out_at_one_height_and_part_in_between() -> None:
     for q in of("gravity", 60):
-        s = scene(q.a)
+        s = scene(q["A"])
         half = (s["occluder"][1] / 2 - s["radius"]) / s["speed"]
         apart = [
-            abs(height_at(q.a.tracks[0], time, s["gravity"]) - height_at(q.b.tracks[0], time, s["gravity"]))
+            abs(height_at(q["A"].tracks[0], time, s["gravity"]) - height_at(q["B"].tracks[0], time, s["gravity"]))
             for time in (s["middle"] - half, s["middle"] + half, s["middle"])
         ]
         assert max(apart[:2]) < LATE < 5 < apart[2]
@@ -145,7 +145,7 @@ def test_a_body_on_a_ramp_has_the_acceleration_of_its_slope_and_after_a_crossing
             assert np.allclose(gained[SPLICE:], g * np.sin(slopes[1]))
             assert (slopes[0] == slopes[1]) == clip.possible
             assert np.allclose(clip.tracks[0].position @ normal, (clip.tracks[0].position @ normal)[0], atol=0.02)
-        assert np.sign(scene(q.a)["ramp"]) == np.sign(scene(q.b)["ramp"])
+        assert np.sign(scene(q["A"])["ramp"]) == np.sign(scene(q["B"])["ramp"])
 
 
 # Walls, gates and queues.
@@ -153,8 +153,8 @@ def test_a_body_on_a_ramp_has_the_acceleration_of_its_slope_and_after_a_crossing
 
 def test_a_wall_throws_back_and_no_wall_lets_pass() -> None:
     for q in of("solidity"):
-        assert [cast(clip)["blocked"] for clip in (q.a, q.b)].count(True) == 1
-        for clip in (q.a, q.b):
+        assert [cast(clip)["blocked"] for clip in (q["A"], q["B"])].count(True) == 1
+        for clip in (q["A"], q["B"]):
             way, track = cast(clip)["direction"], clip.tracks[0]
             face = scene(clip)["occluder"][0]  # the centre of the object where it touches the wall
             beyond = way * (track.position[:, 0] - face)
@@ -170,42 +170,42 @@ def test_a_wall_throws_back_and_no_wall_lets_pass() -> None:
 def test_a_collision_turns_in_sight_of_the_wall_and_before_going_in() -> None:
     for split in ("train", "unseen"):
         for q in of("collision", split=split):
-            (turn,) = turns(q.a.tracks[0], 0)
-            hidden, side = np.flatnonzero(q.a.tracks[0].hidden)[0], np.sign(scene(q.a)["wall"] - WORLD / 2)
-            assert turn <= 3 and turn + 2 < hidden and beside_occluder(q.a)[turn : turn + 2].all()
-            face = side * scene(q.a)["wall"] - WALL - scene(q.a)["radius"]
-            assert face - 2.5 < (side * q.a.tracks[0].position[:, 0]).max() < face + LATE
-            assert side * q.a.tracks[0].velocity[0, 0] > 0 > side * q.a.tracks[0].velocity[-1, 0]
-            assert not len(turns(q.b.tracks[0], 0)[turns(q.b.tracks[0], 0) < hidden + 4])
-            assert SPLICE - 1 in turns(q.c.tracks[0], 0) and SPLICE - 1 in turns(q.d.tracks[0], 0)
+            (turn,) = turns(q["A"].tracks[0], 0)
+            hidden, side = np.flatnonzero(q["A"].tracks[0].hidden)[0], np.sign(scene(q["A"])["wall"] - WORLD / 2)
+            assert turn <= 3 and turn + 2 < hidden and beside_occluder(q["A"])[turn : turn + 2].all()
+            face = side * scene(q["A"])["wall"] - WALL - scene(q["A"])["radius"]
+            assert face - 2.5 < (side * q["A"].tracks[0].position[:, 0]).max() < face + LATE
+            assert side * q["A"].tracks[0].velocity[0, 0] > 0 > side * q["A"].tracks[0].velocity[-1, 0]
+            assert not len(turns(q["B"].tracks[0], 0)[turns(q["B"].tracks[0], 0) < hidden + 4])
+            assert SPLICE - 1 in turns(q["C"].tracks[0], 0) and SPLICE - 1 in turns(q["D"].tracks[0], 0)
 
 
 def test_a_gate_paints_what_passes_it_in_plain_sight() -> None:
     repainted = []
     for q in of("gate"):
-        x, paint = scene(q.a)["gate"]
-        for clip in (q.a, q.b):
+        x, paint = scene(q["A"])["gate"]
+        for clip in (q["A"], q["B"]):
             track, way = clip.tracks[0], cast(clip)["direction"]
             past = way * (track.position[:, 0] - x) > 0
             assert np.array_equal(track.colour, np.where(past, paint, cast(clip)["colour"]))
             assert (beside_occluder(clip) & past).sum() >= 2 and (beside_occluder(clip) & ~past)[SPLICE:].sum() >= 1
             assert not track.hidden[np.flatnonzero(past)[0] - 1 :].any()
             repainted.append(track.colour[0] != track.colour[-1])
-        assert {cast(q.a)["colour"], cast(q.b)["colour"]} == {paint, COMPLEMENTS[paint]}
-        assert q.c.tracks[0].colour[SPLICE - 1] != q.c.tracks[0].colour[SPLICE]
+        assert {cast(q["A"])["colour"], cast(q["B"])["colour"]} == {paint, COMPLEMENTS[paint]}
+        assert q["C"].tracks[0].colour[SPLICE - 1] != q["C"].tracks[0].colour[SPLICE]
     assert sum(repainted) == len(repainted) / 2
 
 
 def test_who_went_in_first_comes_out_first_and_after_a_crossing_in_the_other_colour() -> None:
     for q in of("exchange"):
-        leader, follower = q.a.tracks[:2]
+        leader, follower = q["A"].tracks[:2]
         assert leader.hidden[[SPLICE - 1, SPLICE]].all() and follower.hidden[[SPLICE - 1, SPLICE]].all()
         went_in = [np.flatnonzero(track.hidden)[0] for track in (leader, follower)]
         came_out = [np.flatnonzero(track.hidden)[-1] for track in (leader, follower)]
         assert went_in[0] + 2 < went_in[1] and came_out[0] + 2 < came_out[1]
         gap = np.abs(leader.position[:, 0] - follower.position[:, 0])
         assert (gap > leader.radius + follower.radius).all()
-        for before, after in zip(q.a.tracks[:2], q.c.tracks[:2], strict=True):
+        for before, after in zip(q["A"].tracks[:2], q["C"].tracks[:2], strict=True):
             assert set(after.colour[:SPLICE]) == set(before.colour)
             assert set(after.colour[SPLICE:]) == {COMPLEMENTS[before.colour[0]]}
         assert leader.colour[0] == COMPLEMENTS[follower.colour[0]]

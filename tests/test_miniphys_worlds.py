@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from dit_lens.clips import Clip, Quadruplet
-from dit_lens.datasets import miniphys
-from dit_lens.datasets.miniphys import CHANGES, FRAMES, LAWFUL, PROPERTIES, SPLICE, SPLITS, MiniPhys
-from dit_lens.datasets.miniphys.scenes import (
+from dit_lens.clips import Clip, Scene
+from dit_lens.toy import miniphys
+from dit_lens.toy.miniphys import CHANGES, FRAMES, LAWFUL, PROPERTIES, SPLICE, SPLITS, MiniPhys
+from dit_lens.toy.miniphys.scenes import (
     COLOURS,
     COMPLEMENTS,
     SHAPES,
     UNSEEN_COLOURS,
     UNSEEN_SHAPES,
     Cast,
-    Scene,
+    Layout,
     Style,
 )
 
 
-def of(prop: str, count: int = 24, split: str = "train", **options: Any) -> list[Quadruplet]:
+def of(prop: str, count: int = 24, split: str = "train", **options: Any) -> list[Scene]:
     return MiniPhys(split, count, [prop], **options)[:]
 
 
@@ -49,7 +49,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(miniphys, "draw_frames", no_frames)
 
 
-def no_frames(scene: Scene, wall: Any, behind: Any, before: Any, span: slice, size: int) -> np.ndarray:
+def no_frames(scene: Layout, wall: Any, behind: Any, before: Any, span: slice, size: int) -> np.ndarray:
     return np.zeros((span.stop - span.start, size, size, 3))
 
 
@@ -57,32 +57,32 @@ def no_frames(scene: Scene, wall: Any, behind: Any, before: Any, span: slice, si
 
 
 def test_items_depend_on_seed_split_and_index_alone() -> None:
-    one, again, other = (MiniPhys("test", 11, seed=seed) for seed in (0, 0, 1))
-    for q, same, different in zip(one, again, other, strict=True):
+    first, again, different_seed = (MiniPhys("test", 11, seed=seed) for seed in (0, 0, 1))
+    for q, same, different in zip(first, again, different_seed, strict=True):
         assert all(np.array_equal(x.frames, y.frames) for x, y in zip(q.clips, same.clips, strict=True))
-        assert q.a.factors == same.a.factors
-        assert not np.array_equal(q.a.frames, different.a.frames)
+        assert q["A"].factors == same["A"].factors
+        assert not np.array_equal(q["A"].frames, different["A"].frames)
 
 
 def test_making_an_item_twice_or_out_of_order_gives_the_same_item() -> None:
     split = MiniPhys("test", 11)
-    last = split[9].b.frames
+    last = split[9]["B"].frames
     _ = split[0]
-    assert np.array_equal(split[9].b.frames, last)
-    assert np.array_equal(list(split)[9].b.frames, last)
+    assert np.array_equal(split[9]["B"].frames, last)
+    assert np.array_equal(list(split)[9]["B"].frames, last)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_longer_split_begins_with_the_shorter(split: str) -> None:
     short, long = MiniPhys(split, 8)[:], MiniPhys(split, 16)[:]
     assert [q.id for q in long][:8] == [q.id for q in short]
-    assert all(np.array_equal(x.d.frames, y.d.frames) for x, y in zip(short, long, strict=False))
+    assert all(np.array_equal(x["D"].frames, y["D"].frames) for x, y in zip(short, long, strict=False))
     assert len({q.id for q in long}) == 16
 
 
 def test_splits_never_share_a_scene(blind: None) -> None:
     def scenes(split: str) -> set[str]:
-        return {json.dumps([scene(q.a), cast(q.a)]) for q in MiniPhys(split, 33)}
+        return {json.dumps([scene(q["A"]), cast(q["A"])]) for q in MiniPhys(split, 33)}
 
     assert len(set.union(*map(scenes, SPLITS))) == 4 * 33
     assert scenes("test") == scenes("test")
@@ -103,7 +103,7 @@ def test_it_is_a_sequence() -> None:
             _ = split[index]
 
 
-def state(quadruplets: list[Quadruplet]) -> str:
+def state(quadruplets: list[Scene]) -> str:
     """Digest of who moves where, in thousandths of a pixel."""
     digest = hashlib.sha256()
     for clip in (clip for q in quadruplets for clip in q.clips):
@@ -120,7 +120,7 @@ def quarters(clip: Clip) -> np.ndarray:
     return clip.frames[[3, 14]].reshape(2, 2, 16, 2, 16, 3).mean(axis=(2, 4, 5)).reshape(2, 4)
 
 
-# A change of these is a change of the world: whatever was trained or measured on it is to be made anew.
+# A change of these is a change of the world: whatever was trained or measured on it is to be made again.
 STATES = {
     "permanence": "1b7c0d3e3096",
     "shape": "16ad0e16f1e6",
@@ -153,9 +153,9 @@ QUARTERS = {
 def test_the_world_is_the_one_that_the_bundled_models_were_trained_and_measured_on(prop: str) -> None:
     quadruplets = of(prop, 4, "test")
     assert state(quadruplets) == STATES[prop]
-    assert np.abs(quarters(quadruplets[0].c) - np.reshape(QUARTERS[prop], (2, 4))).max() < 1
+    assert np.abs(quarters(quadruplets[0]["C"]) - np.reshape(QUARTERS[prop], (2, 4))).max() < 1
     assert state(of(prop, 4, "train")) != STATES[prop]
-    assert np.abs(quarters(quadruplets[1].c) - np.reshape(QUARTERS[prop], (2, 4))).max() > 1
+    assert np.abs(quarters(quadruplets[1]["C"]) - np.reshape(QUARTERS[prop], (2, 4))).max() > 1
 
 
 # Errors.
@@ -193,16 +193,16 @@ def test_a_size_that_was_never_drawn_is_refused() -> None:
 def first_and_last(clip: Clip) -> tuple[Any, Any]:
     """What is seen of the object that matters at the start and at the end: its colour, or which way it goes."""
     track = clip.tracks[0]
-    seen = np.sign(track.velocity[:, 0]) if clip.property == "collision" else track.colour
-    return seen[0], seen[-1]
+    states = np.sign(track.velocity[:, 0]) if clip.property == "collision" else track.colour
+    return states[0], states[-1]
 
 
 def agreement(prop: str) -> tuple[float, float]:
     """How often possible and how often impossible clips end as they began."""
     same = {True: [], False: []}
     for clip in (clip for q in of(prop, 16) for clip in q.clips):
-        one, other = first_and_last(clip)
-        same[bool(clip.possible)].append(one == other)
+        start, end = first_and_last(clip)
+        same[bool(clip.possible)].append(start == end)
     return float(np.mean(same[True])), float(np.mean(same[False]))
 
 
@@ -230,16 +230,16 @@ def test_in_an_exchange_what_comes_out_next_looks_the_same_only_where_it_should_
 def drawn(prop: str, stage: str, law: str, count: int = 200) -> list[tuple[Cast, Cast]]:
     """The casts of both halves of A and of B, without frames."""
     streams = map(np.random.default_rng, range(count))
-    made = (miniphys._scenes_and_casts(stage, prop, law, Style(), rng) for rng in streams)
-    return [halves for _, casts in made for halves in casts]
+    casts_of_scenes = (miniphys._scenes_and_casts(stage, prop, law, Style(), rng) for rng in streams)
+    return [halves for _, casts in casts_of_scenes for halves in casts]
 
 
 def dependence(pairs: list[tuple[str, str]]) -> float:
     """p value of the hypothesis that the two are independent."""
     names = sorted({name for pair in pairs for name in pair})
     table = np.zeros((len(names), len(names)))
-    for one, other in pairs:
-        table[names.index(one), names.index(other)] += 1
+    for a, b in pairs:
+        table[names.index(a), names.index(b)] += 1
     result: Any = chi2_contingency(table)
     return result.pvalue
 
@@ -257,7 +257,7 @@ def test_without_law_the_halves_know_nothing_of_each_other(prop: str, stage: str
         pairs = ([getattr(half, attribute) for half in halves] for halves in drawn(prop, stage, law))
         if attribute == "place":  # to the left or to the right
             pairs = (np.sign(pair) for pair in pairs)
-        return [(str(one), str(other)) for one, other in pairs]
+        return [(str(a), str(b)) for a, b in pairs]
 
     assert dependence(halves("lawless")) > 1e-3
     assert dependence(halves("physics")) < 1e-30
@@ -265,27 +265,27 @@ def test_without_law_the_halves_know_nothing_of_each_other(prop: str, stage: str
 
 @pytest.mark.parametrize(("prop", "stage"), [("exchange", "queueing"), ("gate", "painting")])
 def test_without_law_half_of_the_pairs_of_colours_change_places(prop: str, stage: str) -> None:
-    same = [one.colour == other.colour for one, other in drawn(prop, stage, "lawless")]
+    same = [a.colour == b.colour for a, b in drawn(prop, stage, "lawless")]
     assert abs(np.mean(same) - 0.5) < 0.1
-    assert all(one.colour == other.colour for one, other in drawn(prop, stage, "physics", 30))
+    assert all(a.colour == b.colour for a, b in drawn(prop, stage, "physics", 30))
 
 
 def test_without_law_heights_and_slopes_are_drawn_anew() -> None:
     heights = np.array([[half.height for half in halves] for halves in drawn("continuity", "passing", "lawless")])
     assert abs(np.corrcoef(heights.T)[0, 1]) < 0.2
-    slopes = [(str(abs(one.slope)), str(abs(two.slope))) for one, two in drawn("incline", "sliding", "lawless")]
+    slopes = [(str(abs(a.slope)), str(abs(b.slope))) for a, b in drawn("incline", "sliding", "lawless")]
     assert dependence(slopes) > 1e-3
 
 
 @pytest.mark.parametrize("prop", PROPERTIES)
 def test_swap_changes_colours_into_their_complements_behind_the_occluder_and_nothing_else(prop: str) -> None:
     for q, lawful in zip(of(prop, 2, law="swap"), of(prop, 2), strict=True):
-        assert np.array_equal(q.a.frames[:SPLICE], lawful.a.frames[:SPLICE])
-        assert not np.array_equal(q.a.frames[SPLICE:], lawful.a.frames[SPLICE:])
-        one, other = cast(q.a), q.a.factors["second"]
-        assert {name for name in one if one[name] != other[name]} <= {"colour", "follower"}
-        assert other["colour"] == COMPLEMENTS[one["colour"]]
-        assert one["follower"] is None or other["follower"] == COMPLEMENTS[one["follower"]]
+        assert np.array_equal(q["A"].frames[:SPLICE], lawful["A"].frames[:SPLICE])
+        assert not np.array_equal(q["A"].frames[SPLICE:], lawful["A"].frames[SPLICE:])
+        first, second = cast(q["A"]), q["A"].factors["second"]
+        assert {name for name in first if first[name] != second[name]} <= {"colour", "follower"}
+        assert second["colour"] == COMPLEMENTS[first["colour"]]
+        assert first["follower"] is None or second["follower"] == COMPLEMENTS[first["follower"]]
 
 
 @pytest.mark.parametrize(("law", "labels"), [("physics", {True, False}), ("swap", {None}), ("lawless", {None})])
@@ -301,11 +301,11 @@ def test_only_physics_has_labels(law: str, labels: set[bool | None]) -> None:
 # Unseen looks.
 
 
-def looks(q: Quadruplet) -> tuple[set[str], set[str], bool]:
+def looks(q: Scene) -> tuple[set[str], set[str], bool]:
     tracks = [track for clip in q.clips for track in clip.tracks]
     shapes = {str(name) for track in tracks for name in track.shape} - {""}
     colours = {str(name) for track in tracks for name in track.colour} - {""}
-    return shapes, colours, scene(q.a)["hanging"]
+    return shapes, colours, scene(q["A"])["hanging"]
 
 
 def test_unseen_shapes_colours_and_layouts_come_in_turn(blind: None) -> None:
@@ -321,10 +321,10 @@ def test_unseen_shapes_colours_and_layouts_come_in_turn(blind: None) -> None:
 
 @pytest.mark.parametrize("split", ["pretrain", "train", "test"])
 def test_no_other_split_shows_them(split: str, blind: None) -> None:
-    seen = [looks(q) for q in MiniPhys(split, 6 * len(PROPERTIES))]
-    assert set.union(*(shapes for shapes, _, _ in seen)) == set(SHAPES)
-    assert set.union(*(colours for _, colours, _ in seen)) == set(COLOURS)
-    assert not any(hanging for _, _, hanging in seen)
+    shown = [looks(q) for q in MiniPhys(split, 6 * len(PROPERTIES))]
+    assert set.union(*(shapes for shapes, _, _ in shown)) == set(SHAPES)
+    assert set.union(*(colours for _, colours, _ in shown)) == set(COLOURS)
+    assert not any(hanging for _, _, hanging in shown)
 
 
 # Distractors and sizes.
@@ -333,10 +333,10 @@ def test_no_other_split_shows_them(split: str, blind: None) -> None:
 def test_distractors_are_the_same_in_all_four_clips_and_never_hidden(blind: None) -> None:
     counts = []
     for q in (q for prop in PROPERTIES for q in of(prop, 8)):
-        distractors = scene(q.a)["distractors"]
+        distractors = scene(q["A"])["distractors"]
         counts.append(len(distractors))
-        own = [clip.tracks[len(clip.tracks) - len(distractors) :] for clip in q.clips]
-        for drawn_as, *tracks in zip(distractors, *own, strict=True):
+        tracks_of_distractors = [clip.tracks[len(clip.tracks) - len(distractors) :] for clip in q.clips]
+        for drawn_as, *tracks in zip(distractors, *tracks_of_distractors, strict=True):
             assert set(tracks[0].colour) == {drawn_as["colour"]} and not tracks[0].hidden.any()
             assert np.allclose(tracks[0].position[0], drawn_as["start"])
             assert all(np.array_equal(track.position, tracks[0].position) for track in tracks)
@@ -346,11 +346,11 @@ def test_distractors_are_the_same_in_all_four_clips_and_never_hidden(blind: None
 @pytest.mark.parametrize("prop", PROPERTIES)
 def test_both_sizes_show_one_world(prop: str, silent: None) -> None:
     for small, large in zip(of(prop, 2, "test"), of(prop, 2, "test", size=64), strict=True):
-        for one, other in zip(small.clips, large.clips, strict=True):
-            assert other.frames.shape == (FRAMES, 64, 64, 3)
-            for track, same in zip(one.tracks, other.tracks, strict=True):
+        for small_clip, large_clip in zip(small.clips, large.clips, strict=True):
+            assert large_clip.frames.shape == (FRAMES, 64, 64, 3)
+            for track, same in zip(small_clip.tracks, large_clip.tracks, strict=True):
                 assert np.array_equal(track.position, same.position, equal_nan=True)
-            pooled = other.frames.reshape(FRAMES, 32, 2, 32, 2, 3).mean(axis=(2, 4))
-            assert np.abs(pooled - one.frames).mean() < 0.6
-            assert np.abs(pooled - np.roll(one.frames, 1, axis=2)).mean() > 1.2
+            pooled = large_clip.frames.reshape(FRAMES, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+            assert np.abs(pooled - small_clip.frames).mean() < 0.6
+            assert np.abs(pooled - np.roll(small_clip.frames, 1, axis=2)).mean() > 1.2
     assert small.id == large.id and LAWFUL[prop].event == small.event

@@ -42,13 +42,13 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
 
 
-def told(model: HookedTransformer) -> dict[str, Tensor]:
+def example_inputs(model: HookedTransformer) -> dict[str, Tensor]:
     return model.family.example(model.transformer, torch.Generator().manual_seed(0))[1]
 
 
 def test_the_stock_pipeline_follows_the_velocity(vae: AutoencoderKLMochi) -> None:
     transformer = build("mochi")
-    text = {name: tensor[:1] for name, tensor in told(HookedTransformer(transformer, "mochi")).items()}
+    text = {name: tensor[:1] for name, tensor in example_inputs(HookedTransformer(transformer, "mochi")).items()}
     pipe: Any = MochiPipeline(scheduler(), vae, None, None, transformer)
     pipe.set_progress_bar_config(disable=True)
     lens = DiTLens(pipe, "mochi", Conditioning(text), verify=False)
@@ -87,13 +87,13 @@ def test_the_laws_hold_in_bfloat16() -> None:
 
 def test_a_value_written_back_lies_in_memory_as_it_did() -> None:
     """The mix that Mochi projects is a part of a longer sequence; kernels, and so the last bit, depend on that."""
-    part, other = torch.zeros(2, 7, 4).split((5, 2), dim=1)
+    part, text = torch.zeros(2, 7, 4).split((5, 2), dim=1)
     assert not part.is_contiguous()
     new = torch.rand(2, 5, 4, requires_grad=True)
-    laid = in_layout((new, {"text": other + 1, "rest": None}), (part, {"text": other, "rest": None}))
+    laid = in_layout((new, {"text": text + 1, "rest": None}), (part, {"text": text, "rest": None}))
     assert torch.equal(laid[0], new)
     assert laid[0].stride() == part.stride()
-    assert laid[1]["text"].stride() == other.stride()
+    assert laid[1]["text"].stride() == text.stride()
     laid[0].sum().backward()
     assert torch.equal(new.grad, torch.ones(2, 5, 4))
     expanded = torch.zeros(1, 4).expand(3, 4)
@@ -165,23 +165,23 @@ def test_the_last_block_says_why_text_ends_there(model: HookedTransformer) -> No
 def test_one_time_serves_a_clip(model: HookedTransformer) -> None:
     latent = torch.zeros(1, 4, 2, 8, 8)
     with pytest.raises(ValueError, match="expected one per clip"):
-        mochi.inputs(model.transformer, latent, torch.zeros(1, 2), told(model))
+        mochi.inputs(model.transformer, latent, torch.zeros(1, 2), example_inputs(model))
 
 
 @torch.no_grad()
 def test_latents_are_those_of_the_stock_pipeline(vae: AutoencoderKLMochi) -> None:
     video = torch.rand(1, 3, 7, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    latent = mochi.encode(vae, video)
+    latent = mochi.FAMILY.encode(vae, video)
     assert latent.shape == (1, 4, 2, 4, 4)
     mean, std = (torch.tensor(s).view(1, 4, 1, 1, 1) for s in (vae.config.latents_mean, vae.config.latents_std))
-    own = latent * std / vae.config.scaling_factor + mean  # as MochiPipeline.__call__ undoes it
-    torch.testing.assert_close(own, vae.encode(video).latent_dist.mode())
-    torch.testing.assert_close(mochi.decode(vae, latent), vae.decode(own).sample)
+    raw = latent * std / vae.config.scaling_factor + mean  # as MochiPipeline.__call__ undoes it
+    torch.testing.assert_close(raw, vae.encode(video).latent_dist.mode())
+    torch.testing.assert_close(mochi.FAMILY.decode(vae, latent), vae.decode(raw).sample)
 
 
 def test_what_does_not_fit_is_refused(model: HookedTransformer) -> None:
     parts = SimpleNamespace(transformer=model.transformer, vae=SimpleNamespace(config={"latent_channels": 12}))
     with pytest.raises(TypeError, match="4 input channels over latents of 12"):
-        mochi.check_pipeline(parts)
+        mochi.FAMILY.check_pipeline(parts)
     with pytest.raises(ValueError, match="without text encoder"):
         mochi.encode_prompt(parts, "")

@@ -28,9 +28,9 @@ def offloaded(pipeline: Any) -> Any:
 def lens(request: pytest.FixtureRequest) -> DiTLens:
     if request.param == "before the lens":
         return lens_on(offloaded(wan()))
-    made = lens_on(wan())
-    offloaded(made.pipeline)
-    return made
+    wan_lens = lens_on(wan())
+    offloaded(wan_lens.pipeline)
+    return wan_lens
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def plain() -> DiTLens:
 
 
 def call(lens: DiTLens) -> Tensor:
-    told = {"prompt_embeds": text(), "guidance_scale": 1.0, "num_inference_steps": 2, "latents": noise()}
-    return lens.pipeline(**CALL | told).frames
+    arguments = {"prompt_embeds": text(), "guidance_scale": 1.0, "num_inference_steps": 2, "latents": noise()}
+    return lens.pipeline(**CALL | arguments).frames
 
 
 def test_hooks_act_on_every_call_of_the_pipeline_and_on_none_behind(lens: DiTLens, plain: DiTLens) -> None:
-    """The pipeline takes its wrappers off and puts them on anew at the end of each call."""
+    """The pipeline takes its wrappers off and puts them on again at the end of each call."""
     with plain.hooks(HOOKS):
         edited = call(plain)
     with lens.hooks(HOOKS):
@@ -66,13 +66,13 @@ def test_evaluations_and_inversion_are_those_of_the_plain_pipeline(lens: DiTLens
 
 
 def test_generations_keep_what_is_asked_for(lens: DiTLens, plain: DiTLens) -> None:
-    told = {**CALL, "guidance_scale": 1.0, "num_inference_steps": 2, "latents": noise()}
+    arguments = {**CALL, "guidance_scale": 1.0, "num_inference_steps": 2, "latents": noise()}
     first, second, expected = (
-        each.generate(names_filter="blocks.2.hook_resid_post", **told) for each in (lens, lens, plain)
+        each.generate(names_filter="blocks.2.hook_resid_post", **arguments) for each in (lens, lens, plain)
     )
-    for made in (first, second):
-        assert torch.equal(made.frames, expected.frames) and len(made) == len(expected) == 2
-        assert torch.equal(made[1]["resid_post", 2], expected[1]["resid_post", 2])
+    for generation in (first, second):
+        assert torch.equal(generation.frames, expected.frames) and len(generation) == len(expected) == 2
+        assert torch.equal(generation[1]["resid_post", 2], expected[1]["resid_post", 2])
 
 
 def test_a_trace_behind_a_call_of_an_offloading_pipeline_asks_for_a_new_lens(lens: DiTLens, plain: DiTLens) -> None:

@@ -1,107 +1,123 @@
-"""Paths of plausibility: what label-odd paths add up to, the split of scenes, circuits; table and figure."""
+"""Paths of plausibility: what label effects of paths add up to, the division of scenes, circuits; table and figure."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
+from fixed_readers import random_probe, reader_with
+from spliced import pair_of
 
-import analyses.command
-import figures.output
-from analyses import patch_paths
-from analyses.pairs import label_odd
-from analyses.patch_paths import (
-    CROSSED,
-    Config,
-    Runs,
-    chosen,
-    circuits,
-    over_pairs,
-    paths,
-    split,
-)
-from analyses.patch_paths_table import edges_of, flat, shares
+from analyses.command import call
+from analyses.patch_paths import Bench, Config, Runs, divided
+from dit_lens import circuits as paths_of
 from dit_lens import patching, results
-from dit_lens.clips import Quadruplet
-from dit_lens.datasets.miniphys import MiniPhys
+from dit_lens.capture import NoisePath
+from dit_lens.clips import Scene
+from dit_lens.datasets.recordings import Outline
+from dit_lens.datasets.scenes import Scenes, labelled_pairs
 from dit_lens.lens import DiTLens
-from dit_lens.probing import Probe, Reads
-from figures import patch_paths as figure
+from dit_lens.measures.patch_paths import edges_of, flat, parts_of, shares
+from dit_lens.measures.patching import label_effect_of_pairs
+from dit_lens.toy.miniphys import MiniPhys
 
-TINY = Config(properties=("inertia",), test=4, top=3, least=0.0, draws=3, batch_size=4)
+TINY = Config(properties=("inertia",), train=5, test=4, top=3, draws=3, batch_size=4, read_at=(14,))
 SENDERS = [*(f"0.{head}" for head in range(4)), "mlp 0", *(f"1.{head}" for head in range(4)), "mlp 1"]
 EDGES = list(product(SENDERS, ["readout", "mlp 0", "1.2.v"]))
 
 
-@pytest.fixture(scope="module")
-def test() -> list[Quadruplet]:
-    return MiniPhys("test", TINY.test, TINY.properties)[:]
+class Listed(list[Scene]):
+    """Scenes in memory, as a data set."""
+
+    def outline(self, index: int) -> Outline:
+        scene = self[index]
+        return Outline(scene.id, scene.property, tuple(clip.possible for clip in scene.clips), scene.matches)
 
 
 @pytest.fixture(scope="module")
-def probe() -> Probe:
-    weight = torch.randn(128, generator=torch.Generator().manual_seed(0))
-    return Probe(weight, 0.0, 1.0, Reads("blocks.1.hook_resid_post", TINY.step, 0.7, "random"))
+def test() -> Scenes:
+    return labelled_pairs(MiniPhys("test", 4, ("inertia",)))
 
 
 @pytest.fixture(scope="module")
-def told(lens: DiTLens, test: list[Quadruplet], probe: Probe) -> xr.Dataset:
-    return paths(lens, TINY, test, probe, EDGES)
+def bench(lens: DiTLens) -> Bench:
+    return Bench(TINY, reader_with(lens, random_probe(1, 14), NoisePath("continuation", 20)))
 
 
-def test_every_pair_and_path_is_told_and_a_clip_with_itself_is_zero(told: xr.Dataset) -> None:
-    assert dict(told.effect_logit.sizes) == {"quadruplet": 4, "pair": len(CROSSED), "sender": 10, "receiver": 3}
-    forward = told.effect_logit.notnull().all(["quadruplet", "pair"])
+@pytest.fixture(scope="module")
+def effects(bench: Bench, test: Scenes) -> xr.Dataset:
+    return bench.paths(test, EDGES)
+
+
+def test_every_pair_and_path_is_measured_and_a_clip_with_itself_is_zero(effects: xr.Dataset) -> None:
+    assert dict(effects.effect_logit.sizes) == {"scene": 4, "pair": 9, "sender": 10, "receiver": 3}
+    forward = effects.effect_logit.notnull().all(["scene", "pair"])
     assert forward.sel(receiver="readout").all() and int(forward.sel(receiver="mlp 0").sum()) == 4
-    assert list(told.sender.values[forward.sel(receiver="1.2.v").values]) == ["0.0", "0.1", "0.2", "0.3", "mlp 0"]
-    effects = told.effect_logit.fillna(0)
-    assert not effects.sel(pair="A→A").any() and float(np.abs(effects.sel(pair="A→C")).max()) > 1e-4
-    assert flat(label_odd(told)).sizes == {"quadruplet": 4, "path": 10 + 4 + 5}
+    assert list(effects.sender.values[forward.sel(receiver="1.2.v").values]) == ["0.0", "0.1", "0.2", "0.3", "mlp 0"]
+    values = effects.effect_logit.fillna(0)
+    assert not values.sel(pair="A→A").any() and float(np.abs(values.sel(pair="A→C")).max()) > 1e-4
+    assert flat(label_effect_of_pairs(effects)).sizes == {"scene": 4, "path": 10 + 4 + 5}
 
 
-def test_the_last_mlp_tells_the_readout_all_that_patching_it_does(
-    lens: DiTLens, test: list[Quadruplet], probe: Probe, told: xr.Dataset
+def test_single_pairs_have_two_directions_and_a_circuit(bench: Bench, test: Scenes, effects: xr.Dataset) -> None:
+    """Pairs that part at the frame of their scenes have the effects of A→C and C→A there, and donors of their own."""
+    single = Bench(replace(TINY, data="folder=."), bench.reader)
+    pairs = labelled_pairs(Listed(pair_of(scene, 9) for scene in test))
+    alone = single.paths(pairs, EDGES)
+    assert dict(zip(alone.pair.values, alone.sign.values, strict=True)) == {"A→C": 1, "C→A": -1, "A→A": 0}
+    assert np.isfinite(label_effect_of_pairs(alone).sel(receiver="readout")).all()
+    assert alone.total_logit.sel(pair="A→C").values == pytest.approx(
+        -alone.total_logit.sel(pair="C→A").values, abs=1e-5
+    )
+    tested = single.circuits(divided(pairs)[1], alone)
+    assert list(tested.role.values) == ["A", "C"] and tested.sizes["report_scene"] == 2
+    assert float(np.abs(tested.value - tested.whole).max()) > 1e-4
+
+
+def test_the_last_mlp_sends_the_readout_all_that_patching_it_does(
+    bench: Bench, test: Scenes, effects: xr.Dataset
 ) -> None:
+    """An earlier one reaches it by others too."""
+    reader = bench.reader
+
     def measure(clean: Runs, corrupted: Runs) -> xr.Dataset:
-        return patching.patch_writes(lens, clean, corrupted, TINY.steps, probe.logit, ["mlp_out"])
+        return patching.patch_writes(
+            reader.lens, clean, corrupted, reader.steps, reader.probe.logit, writes=["mlp_out"]
+        )
 
-    whole = over_pairs(lens, TINY, test, measure, "MLPs")
-    direct = told.effect_logit.sel(sender="mlp 1", receiver="readout")
-    np.testing.assert_allclose(direct, whole.effect_logit.sel(block=1).squeeze(drop=True), rtol=1e-3, atol=1e-5)
-
-
-def test_no_scene_both_ranks_and_reports(test: list[Quadruplet]) -> None:
-    ranking, report = ({q.id for q in half} for half in split(test))
-    assert not ranking & report and ranking | report == {q.id for q in test} and len(ranking) == 2
+    whole = bench.over_pairs(test, measure, "MLPs").effect_logit.squeeze(["write", "region"], drop=True)
+    direct = effects.effect_logit.sel(receiver="readout")
+    np.testing.assert_allclose(direct.sel(sender="mlp 1"), whole.sel(block=1), rtol=1e-3, atol=1e-5)
+    assert float(np.abs(direct.sel(sender="mlp 0") - whole.sel(block=0)).max()) > 1e-3
 
 
-def test_a_circuit_comes_from_the_ranking_scenes_alone(
-    lens: DiTLens, test: list[Quadruplet], probe: Probe, told: xr.Dataset
-) -> None:
-    ranking, report = split(test)
-    tested = circuits(lens, TINY, report, probe, told)
-    odd = label_odd(told.sel(quadruplet=[q.id for q in ranking])).mean("quadruplet")
-    sizes = flat(odd.expand_dims("quadruplet")).squeeze("quadruplet").to_series().abs().sort_values(ascending=False)
+def test_no_scene_both_ranks_and_reports(test: Scenes) -> None:
+    ranking, report = ({scene.id for scene in half} for half in divided(test))
+    assert not ranking & report and ranking | report == {scene.id for scene in test} and len(ranking) == 2
+
+
+def test_a_circuit_comes_from_the_ranking_scenes_alone(bench: Bench, test: Scenes, effects: xr.Dataset) -> None:
+    ranking, report = divided(test)
+    tested = bench.circuits(report, effects)
+    mean = label_effect_of_pairs(effects.sel(scene=[scene.id for scene in ranking])).mean("scene")
+    sizes = flat(mean.expand_dims("scene")).squeeze("scene").to_series().abs().sort_values(ascending=False)
     assert edges_of(tested) == list(sizes.index[:3])
-    assert dict(tested.value.sizes) == {"role": 4, "scene": 2, "circuit": 4, "resampled": 2}
+    assert dict(tested.value.sizes) == {"role": 4, "report_scene": 2, "circuit": 4, "resampled": 2}
+    assert parts_of(edges_of(tested)) == paths_of.parts_of(edges_of(tested))
     value, whole = shares(tested.assign(probe_spread=("model", [1.0])))
-    assert list(value.scene) == [q.id for q in report] and float(np.abs(value - whole).max()) > 1e-4
+    assert list(value.scene) == [scene.id for scene in report] and float(np.abs(value - whole).max()) > 1e-4
 
 
-def test_a_screen_ranks_all_paths_on_the_ranking_scenes(
-    lens: DiTLens, test: list[Quadruplet], probe: Probe, told: xr.Dataset
-) -> None:
-    ranking, _ = split(test)
-    edges, screen = chosen(lens, replace(TINY, screened=5, sample=6), ranking, probe)
+def test_a_screen_ranks_all_paths_on_the_ranking_scenes(bench: Bench, test: Scenes, effects: xr.Dataset) -> None:
+    ranking, _ = divided(test)
+    edges, screen = Bench(replace(TINY, screened=5, sample=6), bench.reader).chosen(ranking)
     assert dict(screen.estimate.sizes) == {"sender": 10, "receiver": 1 + 2 + 4 * 3}
     assert int(screen.verified.sum()) == 5 and int(screen.sampled.sum()) == 6 and len(set(edges)) == len(edges)
-    exact = label_odd(told.sel(quadruplet=[q.id for q in ranking])).mean("quadruplet", skipna=False)
+    exact = label_effect_of_pairs(effects.sel(scene=[scene.id for scene in ranking])).mean("scene", skipna=False)
     shared = screen.estimate.sel(receiver=exact.receiver)
     known = exact.notnull().values
     np.testing.assert_array_equal(known, shared.notnull().values)
@@ -109,34 +125,30 @@ def test_a_screen_ranks_all_paths_on_the_ranking_scenes(
     assert {edge for edge in EDGES if bool(screen.verified.sel(sender=edge[0], receiver=edge[1]))} <= set(edges)
 
 
-def run_tiny(options: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    few = [list(MiniPhys(split, size, ("inertia",))) for split, size in (("train", 10), ("test", 4))]
-    monkeypatch.setattr(patch_paths, "load", lambda *options: few)
-    monkeypatch.setattr(analyses.command, "DATA", folder / "data")
-    monkeypatch.setattr(figures.output, "OUT", folder / "out")
-    monkeypatch.setattr(sys, "argv", ["patch_paths", "--properties", "inertia", "--draws", "3", *options])
-    analyses.command.main(Config, patch_paths.run, patch_paths.table, figure.draw, "patch_paths", patch_paths.__doc__)
+FEW = [
+    "--properties", "inertia", "--train", "5", "--test", "4", "--draws", "2", "--sampler-steps", "2", "--read-at", "1",
+    "--block", "1", "--full",
+]  # fmt: skip
 
 
-def test_table_and_figure_of_a_screen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_tiny(["--controls", "--screened", "6", "--sample", "8"], monkeypatch, tmp_path)
+def test_table_and_figure_of_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("patch_paths", [*FEW, "--controls", "--screened", "4", "--sample", "5", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "the 6 that gradients rank" in printed and "8 at random; rank agreement" in printed and "nan" not in printed
-    assert (tmp_path / "out" / "patch_paths.pdf").stat().st_size > 5000
-    made = results.open_result(tmp_path / "data" / "patch_paths.nc")
-    patched = made.effect_logit.isel(model=0).notnull().all(["quadruplet", "pair"])
-    np.testing.assert_array_equal(patched, made.verified.astype(bool) | made.sampled.astype(bool))
+    assert "the 4 that gradients rank" in printed and "5 at random; rank agreement" in printed
+    (figure,), (file,) = tmp_path.glob("patch_paths-*.pdf"), tmp_path.glob("patch_paths-*.nc")
+    assert figure.stat().st_size > 5000
+    result = results.open_result(file)
+    patched = result.effect_logit.isel(model=0).notnull().all(["scene", "pair"])
+    np.testing.assert_array_equal(patched, result.verified.astype(bool) | result.sampled.astype(bool))
 
 
-def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_tiny(["--controls", "mini-wan-random", "--heads", "1"], monkeypatch, tmp_path)
+def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("patch_paths", [*FEW, "--controls", "mini-wan-random", "--heads", "1", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "mini-wan, sigma" in printed and "mini-wan-random, sigma" in printed and "of 3 random circuits" in printed
+    assert "mini-wan, sigma" in printed and "mini-wan-random, sigma" in printed and "of 2 random circuits" in printed
     assert "a clip patched with itself: 0\n" in printed and "nan" not in printed
-    assert (tmp_path / "out" / "patch_paths.pdf").stat().st_size > 5000
-    made = results.open_result(tmp_path / "data" / "patch_paths.nc")
-    assert results.facts(made)["config"]["heads"] == 1
-    control = made.effect_logit.sel(model="mini-wan-random", receiver="readout").isnull().all(["pair", "sender"])
+    (figure,), (file,) = tmp_path.glob("patch_paths-*.pdf"), tmp_path.glob("patch_paths-*.nc")
+    assert figure.stat().st_size > 5000
+    effect = results.open_result(file).effect_logit
+    control = effect.sel(model="mini-wan-random", receiver="readout").isnull().all(["pair", "sender"])
     assert int(control.sum()) == 2  # the ranking scenes

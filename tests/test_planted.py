@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from dit_lens import edits
-from dit_lens.datasets.miniphys import MiniPhys
 from dit_lens.lens import DiTLens
 from dit_lens.models.codec import AutoencoderPatchPCA
-from dit_lens.models.mini_wan import assemble, new_transformer, save
-from dit_lens.training.flow_matching import encode_pairs
-from dit_lens.training.planted import Config, Planted, draw, run, teach
+from dit_lens.toy.mini_wan import assemble, new_transformer, save
+from dit_lens.toy.miniphys import MiniPhys
+from dit_lens.toy.training.flow_matching import encode_pairs
+from dit_lens.toy.training.planted import Config, Planted, draw, run, teach
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 POINT = "blocks.3.hook_resid_mid_attn"

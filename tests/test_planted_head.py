@@ -15,9 +15,9 @@ from head_patches import head_patches
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_lens import ablation, sweeps
+from dit_lens import ablation, interventions
 from dit_lens.attribution import (
-    Line,
+    Integral,
     Smoothing,
     conductance,
     gradient_times_difference,
@@ -25,15 +25,15 @@ from dit_lens.attribution import (
     smooth_gradients,
 )
 from dit_lens.cache import ActivationCache
-from dit_lens.capture import Route, evaluations, of_role
+from dit_lens.capture import NoisePath, evaluations, of_role
+from dit_lens.circuits import READOUT, screen_paths
 from dit_lens.conditioning import Conditioning
-from dit_lens.datasets.miniphys import MiniPhys
 from dit_lens.lens import DiTLens
-from dit_lens.models.mini_wan import assemble, empty_prompt, new_transformer
 from dit_lens.patching import patch_heads
-from dit_lens.paths import READOUT, screen_paths
 from dit_lens.probing import Probe, Reads
 from dit_lens.running import Evaluation, Request
+from dit_lens.toy.mini_wan import assemble, empty_prompt, new_transformer
+from dit_lens.toy.miniphys import MiniPhys
 
 STEP, LEVELS = 3, 10
 HEAD = 2, 1  # block and head
@@ -57,7 +57,7 @@ class Case:
 
 def clips(lens: DiTLens, properties: tuple[str, ...], count: int) -> Sequence[tuple[Evaluation, Evaluation]]:
     """All possible clips of a few quadruplets with all impossible ones, pair by pair."""
-    (fed,) = evaluations(lens, MiniPhys("test", count, properties)[:], (STEP,), Route("noising", LEVELS)).values()
+    (fed,) = evaluations(lens, MiniPhys("test", count, properties)[:], (STEP,), NoisePath("noising", LEVELS)).values()
     return [(of_role(fed, pair[0]), of_role(fed, pair[1])) for pair in ("AC", "BD", "AD", "BC")]
 
 
@@ -66,9 +66,9 @@ def by_hand(codec: Any, strength: float) -> Case:
     transformer: Any = new_transformer(1)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(128, generator=generator)
-    told = torch.outer(weight, torch.randn(32, generator=generator)) * strength
+    update = torch.outer(weight, torch.randn(32, generator=generator)) * strength
     with torch.no_grad():
-        transformer.blocks[HEAD[0]].attn1.to_out[0].weight[:, HEAD[1] * 32 : (HEAD[1] + 1) * 32] += told
+        transformer.blocks[HEAD[0]].attn1.to_out[0].weight[:, HEAD[1] * 32 : (HEAD[1] + 1) * 32] += update
     lens = DiTLens(assemble(transformer, codec), "by hand", Conditioning({"encoder_hidden_states": empty_prompt()}))
     probe = Probe(weight, 0.0, 1.0, Reads("blocks.3.hook_resid_post", STEP, 0.3, "by hand"))
     # What it carries differs from clip to clip: its size counts.
@@ -78,7 +78,7 @@ def by_hand(codec: Any, strength: float) -> Case:
 def taught() -> Case:
     """The bundled model in which the head alone was taught to tell possible clips from impossible ones."""
     lens = DiTLens.from_pretrained("mini-wan-planted")
-    folder = Path(str(files("dit_lens.models") / "weights" / "mini-wan-planted"))
+    folder = Path(str(files("dit_lens.toy") / "weights" / "mini-wan-planted"))
     facts, u = json.loads((folder / "planted.json").read_text()), load_file(folder / "direction.safetensors")
     assert (facts["block"], facts["head"]) == HEAD
     weight, bias = u["direction"] / facts["scale"], -facts["offset"] / facts["scale"]
@@ -97,11 +97,13 @@ def case(request: pytest.FixtureRequest, codec: Any) -> Case:
 
 def ablated(case: Case, clean: Evaluation, corrupted: Evaluation, replacement: ablation.Replacement) -> Tensor:
     """How much of the difference is lost without the head."""
-    told = [
-        ablation.ablate_heads(case.lens, {STEP: one}, [STEP], case.probe.logit, replacement).effect.values[:, 0]
-        for one in (clean, corrupted)
+    effects = [
+        ablation.ablate_heads(
+            case.lens, {STEP: evaluation}, [STEP], case.probe.logit, replacement=replacement
+        ).effect.values[:, 0]
+        for evaluation in (clean, corrupted)
     ]
-    return torch.from_numpy(told[1] - told[0])
+    return torch.from_numpy(effects[1] - effects[0])
 
 
 def zero(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
@@ -110,44 +112,44 @@ def zero(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
 
 def mean(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
     with torch.no_grad():
-        both = [case.lens.model.run(one, Request(POINTS))[1] for one in (clean, corrupted)]
-    means = {name: {STEP: torch.cat([one[name] for one in both]).mean(0)} for name in both[0]}
+        both = [case.lens.model.run(evaluation, Request(POINTS))[1] for evaluation in (clean, corrupted)]
+    means = {name: {STEP: torch.cat([cache[name] for cache in both]).mean(0)} for name in both[0]}
     return ablated(case, clean, corrupted, ablation.mean_of(means))
 
 
 def patching(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
-    told = patch_heads(case.lens, {STEP: clean}, {STEP: corrupted}, [STEP], case.probe.logit)
-    return torch.from_numpy(told.effect.values[:, 0])
+    table = patch_heads(case.lens, {STEP: clean}, {STEP: corrupted}, [STEP], case.probe.logit)
+    return torch.from_numpy(table.effect.values[:, 0])
 
 
 def direct(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
     """What the head itself writes along the probe."""
     anatomy, point = case.lens.anatomy, case.probe.reads.point
-    told = []
-    for one in (clean, corrupted):
-        _, kept = case.lens.model.run(one, Request(anatomy.needs(point), stop_at=point))
-        cache = ActivationCache(kept, case.lens.model.grid(one), case.lens.blocks, anatomy=anatomy)
+    attributions = []
+    for evaluation in (clean, corrupted):
+        _, kept = case.lens.model.run(evaluation, Request(anatomy.needs(point), stop_at=point))
+        cache = ActivationCache(kept, case.lens.model.grid(evaluation), case.lens.blocks, anatomy=anatomy)
         heads = [f"attn.{head}" for head in range(case.lens.heads)]
-        told.append(cache.attribute_to(case.probe).attribution.sel(component=heads))
-    return torch.from_numpy((told[0] - told[1]).transpose("clip", "block", "component").values)
+        attributions.append(cache.attribute_to(case.probe).attribution.sel(component=heads))
+    return torch.from_numpy((attributions[0] - attributions[1]).transpose("clip", "block", "component").values)
 
 
 def attribution_patching(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
-    told = sweeps.screen(case.lens, corrupted, head_patches(case.lens, clean), case.probe.logit)
-    return told.unflatten(1, (case.lens.blocks, case.lens.heads))
+    scores = interventions.screen(case.lens, corrupted, head_patches(case.lens, clean), case.probe.logit)
+    return scores.unflatten(1, (case.lens.blocks, case.lens.heads))
 
 
 def edge_attribution_patching(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
     """From the head directly to the readout."""
     names = [f"{block}.{head}" for block in range(HEAD[0] + 1) for head in range(case.lens.heads)]
-    told = screen_paths(case.lens, {STEP: clean}, {STEP: corrupted}, [STEP], case.probe.logit, names, [READOUT])
-    return torch.from_numpy(told.values[:, 0, :, 0]).unflatten(1, (-1, case.lens.heads))
+    scores = screen_paths(case.lens, {STEP: clean}, {STEP: corrupted}, [STEP], case.probe.logit, names, [READOUT])
+    return torch.from_numpy(scores.values[:, 0, :, 0]).unflatten(1, (-1, case.lens.heads))
 
 
 def by_gradients(method: Callable[..., Any], **options: Any) -> Callable[[Case, Evaluation, Evaluation], Tensor]:
     def tell(case: Case, clean: Evaluation, corrupted: Evaluation) -> Tensor:
-        told = method(case.lens, clean, corrupted, POINTS, case.probe.logit, **options)
-        return torch.stack([attribution.over("b k") for attribution in told.values()], 1)
+        attributions = method(case.lens, clean, corrupted, POINTS, case.probe.logit, **options)
+        return torch.stack([attribution.over("b k") for attribution in attributions.values()], 1)
 
     return tell
 
@@ -159,7 +161,7 @@ METHODS = {
     "direct attribution": direct,
     "attribution patching": attribution_patching,
     "edge attribution patching": edge_attribution_patching,
-    "integrated gradients": by_gradients(integrated_gradients, line=Line(steps=4, unit=1.0)),
+    "integrated gradients": by_gradients(integrated_gradients, integral=Integral(steps=4, unit=1.0)),
     "gradient x difference": by_gradients(gradient_times_difference),
     "smooth gradients": by_gradients(smooth_gradients, smoothing=Smoothing(samples=2)),
     "conductance": by_gradients(conductance, steps=2),
@@ -171,9 +173,9 @@ def lead(case: Case, method: str) -> float:
     with torch.set_grad_enabled("gradient" in method or "conductance" in method):
         effect = torch.cat([METHODS[method](case, *pair).detach() for pair in case.pairs])
     score = case.score(effect).nan_to_num(0.0)
-    own = float(score[HEAD])
+    of_head = float(score[HEAD])
     score[HEAD] = 0
-    return own / float(score.max())
+    return of_head / float(score.max())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -66,7 +66,7 @@ def test_a_group_is_never_on_both_sides(rng: np.random.Generator, monkeypatch: p
     assert (leaking == possible).mean() > 0.95
     remembering = make_pipeline(memory)
     monkeypatch.setattr(KNeighborsClassifier, "decision_function", lambda self, x: self.predict(x) - 0.5, raising=False)
-    monkeypatch.setattr(probing.linear, "estimator", lambda: remembering)
+    monkeypatch.setattr(probing.linear, "estimator", lambda strength: remembering)
     assert accuracy(out_of_fold_logits(identity, possible, QUADRUPLET), possible) < 0.7
 
 
@@ -163,7 +163,7 @@ def test_unknown_or_single_labels_are_refused(labels: list[bool | None], message
 def test_fitting_refuses_unknown_labels(rng: np.random.Generator) -> None:
     labels = POSSIBLE.astype(object)
     labels[3] = None
-    with pytest.raises(ValueError, match="drop clips whose label is unknown"):
+    with pytest.raises(ValueError, match="leave out clips whose label is unknown"):
         Probe.fit(features(rng), labels, QUADRUPLET, READS)
 
 

@@ -83,10 +83,10 @@ def test_attention_needs_tokens(rng: np.random.Generator) -> None:
 
 def test_a_seed_fixes_a_torch_fit(rng: np.random.Generator) -> None:
     x = noise(rng, 5, WIDTH)
-    one, same, other = (
+    first, same, different = (
         AttentiveProbe(2, Descent(2, 32), seed).fit(x, POSSIBLE).decision_function(x) for seed in (0, 0, 1)
     )
-    assert np.array_equal(one, same) and not np.allclose(one, other)
+    assert np.array_equal(first, same) and not np.allclose(first, different)
 
 
 @pytest.mark.parametrize("model", [AttentiveProbe(2, seed=3), LinearSoftmax(seed=3), DifferenceOfMeans()])
@@ -152,7 +152,7 @@ def test_choosing_on_what_is_reported_inflates_and_a_validation_part_does_not(rn
     quick, reported = Descent(2, 160, 0.1), {"paper-v1": [], "website": []}
     for seed in range(12):
         cells = {at: noise(rng, 3) for at in range(10)}
-        for name, found in reported.items():
-            found.append(replace(PROTOCOLS[name], descent=quick).run(cells, POSSIBLE, QUADRUPLET, seed).reported)
+        for name, scores in reported.items():
+            scores.append(replace(PROTOCOLS[name], descent=quick).run(cells, POSSIBLE, QUADRUPLET, seed).reported)
     assert np.mean(reported["website"]) > 0.57
     assert abs(np.mean(reported["paper-v1"]) - 0.5) < 0.09

@@ -55,10 +55,10 @@ def test_logits_are_those_of_plain_scikit_learn(
 ) -> None:
     x = features(rng, width, 1.0)
     expected = plain(lambda c: LogisticRegression(C=c, solver=solver, tol=1e-10, max_iter=20000), GRID, x, POSSIBLE)
-    found = GRID.outputs({"x": x}, POSSIBLE, QUADRUPLET)[0]
-    assert np.abs(found - expected).max() < within
+    outputs = GRID.outputs({"x": x}, POSSIBLE, QUADRUPLET)[0]
+    assert np.abs(outputs - expected).max() < within
     # Positive control: the scale of what is compared, and another strength would be noticed.
-    assert np.abs(expected).max() > 1 and np.abs(found[1] - expected[2]).max() > 1e-2
+    assert np.abs(expected).max() > 1 and np.abs(outputs[1] - expected[2]).max() > 1e-2
 
 
 def test_no_gradient_is_left(rng: np.random.Generator) -> None:
@@ -84,10 +84,10 @@ def test_the_intercept_is_not_penalised(rng: np.random.Generator) -> None:
 def test_ridge_is_that_of_plain_scikit_learn(rng: np.random.Generator, width: int) -> None:
     x, grid = features(rng, width), replace(GRID, model="ridge")
     state = np.column_stack([x @ (1 / x.std(0)), rng.normal(size=len(x))])
-    found = grid.outputs({"x": x}, state, QUADRUPLET)[0]
+    outputs = grid.outputs({"x": x}, state, QUADRUPLET)[0]
     for at in range(2):
         expected = plain(lambda c: Ridge(alpha=1 / c), grid, x, state[:, at])
-        np.testing.assert_allclose(found[..., at], expected, atol=1e-8)
+        np.testing.assert_allclose(outputs[..., at], expected, atol=1e-8)
     moving, noise = grid.scores({"x": x}, state, QUADRUPLET)[0, -1]
     assert moving > 0.5 > 0.2 > noise
     assert ridge(0.5)[-1].alpha == 2

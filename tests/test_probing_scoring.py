@@ -22,31 +22,31 @@ def logits() -> np.ndarray:
 
 
 def test_of_quadruplets_they_are_those_of_stats(logits: np.ndarray) -> None:
-    told, table = score(logits, POSSIBLE, GROUP), logits.reshape(-1, 4)
+    result, table = score(logits, POSSIBLE, GROUP), logits.reshape(-1, 4)
     right = ((table > 0) == POSSIBLE.reshape(-1, 4)).mean(1)
-    assert [told.accuracy, told.low, told.high] == pytest.approx(
-        [float(x) for x in stats.bootstrap_ratio(right, np.ones(QUADS))]
+    assert [result.accuracy, result.low, result.high] == pytest.approx(
+        [float(x) for x in stats.mean_interval(right, bounds=stats.SHARE)]
     )
-    assert told.d_prime == pytest.approx(stats.d_prime(table)) and told.d_prime > 0.5
-    assert told.pairwise == pytest.approx(stats.pairwise_accuracy(table).mean())
-    assert told.auroc == pytest.approx(roc_auc_score(POSSIBLE, logits)) and told.absolute_error == 1 - told.auroc
-    assert (told.clips, told.groups, told.chance) == (160, 40, 0.5)
+    assert result.d_prime == pytest.approx(stats.d_prime(table)) and result.d_prime > 0.5
+    assert result.pairwise == pytest.approx(stats.pairwise_accuracy(table).mean())
+    assert result.auroc == pytest.approx(roc_auc_score(POSSIBLE, logits)) and result.absolute_error == 1 - result.auroc
+    assert (result.clips, result.groups, result.chance) == (160, 40, 0.5)
 
 
 def test_order_of_clips_and_names_of_groups_do_not_matter(logits: np.ndarray) -> None:
     order = np.random.default_rng(1).permutation(len(logits))
     named = np.array([f"scene {g:03d}" for g in GROUP])
-    one, other = score(logits, POSSIBLE, GROUP), score(logits[order], POSSIBLE[order], named[order])
-    assert vars(other) == pytest.approx(vars(one))
+    in_order, shuffled = score(logits, POSSIBLE, GROUP), score(logits[order], POSSIBLE[order], named[order])
+    assert vars(shuffled) == pytest.approx(vars(in_order))
 
 
 def test_intphys_errors_by_hand() -> None:
     # Three groups of a possible and an impossible clip: in order, tied, out of order.
-    told = score(np.array([2.0, 1.0, 1.0, 1.0, 0.0, 3.0]), np.tile([True, False], 3), np.repeat([0, 1, 2], 2))
-    assert told.relative_error == pytest.approx(1 / 3)  # a tie is no error
-    assert told.pairwise == pytest.approx(0.5)
+    result = score(np.array([2.0, 1.0, 1.0, 1.0, 0.0, 3.0]), np.tile([True, False], 3), np.repeat([0, 1, 2], 2))
+    assert result.relative_error == pytest.approx(1 / 3)  # a tie is no error
+    assert result.pairwise == pytest.approx(0.5)
     # Over all clips: 2 beats 1 and 1 and not 3; 1 ties twice and loses; 0 loses thrice.
-    assert told.auroc == pytest.approx((2 + 1 + 0) / 9) and told.absolute_error == pytest.approx(6 / 9)
+    assert result.auroc == pytest.approx((2 + 1 + 0) / 9) and result.absolute_error == pytest.approx(6 / 9)
 
 
 def test_groups_may_have_any_number_of_clips_and_one_label() -> None:
@@ -58,7 +58,7 @@ def test_groups_may_have_any_number_of_clips_and_one_label() -> None:
     assert np.isnan([apart.d_prime, apart.pairwise, apart.relative_error]).all() and apart.chance == 0.5
 
 
-def test_the_interval_of_auroc_is_that_of_a_literal_bootstrap(logits: np.ndarray) -> None:
+def test_the_interval_of_auroc_is_close_to_that_of_a_bootstrap_over_many_groups(logits: np.ndarray) -> None:
     rng, tables = np.random.default_rng(5), logits.reshape(-1, 4)
     drawn = [
         roc_auc_score(np.tile([1, 1, 0, 0], QUADS), tables[rng.integers(QUADS, size=QUADS)].ravel()) for _ in range(500)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dit_lens import DiTLens, edits
-from dit_lens.axes import TokenGrid
+from dit_lens.axes import Region, TokenGrid
 from dit_lens.conditioning import Conditioning
-from dit_lens.edits import Edit, Tokens
+from dit_lens.edits import Edit
 from dit_lens.hook_points import Hook, HookFunction
+from dit_lens.interventions import Intervention, sweep
 from dit_lens.metrics import Readout
 from dit_lens.running import Evaluation, Request, repeat
-from dit_lens.sweeps import Change, sweep, sweep_literally
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None, database=None)
@@ -84,9 +84,9 @@ class Case:
 
     def __init__(self, lens: DiTLens, clips: int):
         self.lens, self.clips = lens, clips
-        told = [lens.family.example(lens.transformer, torch.Generator().manual_seed(clip)) for clip in range(clips)]
-        self.latents = torch.cat([latent for latent, _ in told])
-        self.tensors = {name: torch.cat([tensors[name] for _, tensors in told]) for name in told[0][1]}
+        examples = [lens.family.example(lens.transformer, torch.Generator().manual_seed(clip)) for clip in range(clips)]
+        self.latents = torch.cat([latent for latent, _ in examples])
+        self.tensors = {name: torch.cat([tensors[name] for _, tensors in examples]) for name in examples[0][1]}
         names = [name for name in lens.table.points if name.endswith(WRITTEN)]
         self.written = [name for name in names if lens.table.points[name].axes.startswith("b n")]
         _, self.read = lens.model.run_with(self.of(slice(None)), {}, Request(self.written))
@@ -150,7 +150,7 @@ def parts(size: int) -> st.SearchStrategy[int | slice]:
     return st.integers(-size, size - 1) | st.builds(slice, ends, ends)
 
 
-def places(grid: TokenGrid) -> st.SearchStrategy[Tokens | None]:
+def places(grid: TokenGrid) -> st.SearchStrategy[Region | None]:
     return st.none() | st.tuples(parts(grid.frames), parts(grid.rows), parts(grid.columns))
 
 
@@ -173,10 +173,10 @@ def an_edit(draw: st.DrawFn, case: Case, name: str) -> Edit:
     return KINDS[draw(st.sampled_from(list(KINDS)))](values, heads=heads, tokens=draw(places(case.grid)))
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
+def assert_close(actual: Tensor, expected: Tensor) -> None:
     """To the rounding that another batch size makes."""
     scale = float(expected.abs().max())
-    torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual / scale, expected / scale, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -208,7 +208,7 @@ def test_a_suffix_with_edits_equals_the_whole_to_the_bit(family: str) -> None:
         whole, cache = case.lens.model.run_with(evaluation, composed(listed), Request(entry))
         later = [(name, edit) for name, edit in listed if int(name.split(".")[1]) >= start and name not in entry]
         functions = {name: in_turn(functions) for name, functions in composed(later).items()}
-        again, _ = case.lens.run_suffix(evaluation, start, cache, functions, Request())
+        again, _ = case.lens.model.run_suffix(evaluation, start, cache, functions, Request())
         assert again is not None and whole is not None and torch.equal(again, whole)
 
     check()
@@ -229,9 +229,9 @@ def test_a_batched_suffix_with_an_edit_list_per_copy_equals_full_forwards_one_by
         entering = {name: torch.cat([cache[name]] * len(of_copies)) for name in entry}
         functions = one_per_copy([composed(listed) for listed in of_copies])
         evaluation = repeat(case.of(slice(None)), len(of_copies))
-        found, _ = case.lens.run_suffix(evaluation, start, entering, functions, Request())
-        assert found is not None
-        for copy, listed in zip(found.chunk(len(of_copies)), of_copies, strict=True):
+        velocity, _ = case.lens.model.run_suffix(evaluation, start, entering, functions, Request())
+        assert velocity is not None
+        for copy, listed in zip(velocity.chunk(len(of_copies)), of_copies, strict=True):
             assert_close(copy, case.velocity(listed))
 
     check()
@@ -239,7 +239,7 @@ def test_a_batched_suffix_with_an_edit_list_per_copy_equals_full_forwards_one_by
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sweep_equals_its_literal_self(family: str) -> None:
-    """Whatever is changed, by whatever edit, in batches of whatever size, read in a stream or at the end."""
+    """Whatever is changed, by whatever edits together, in batches of whatever size, read in a stream or at the end."""
 
     @settings(max_examples=12)
     @given(st.data())
@@ -251,10 +251,11 @@ def test_a_sweep_equals_its_literal_self(family: str) -> None:
             "stream": Readout(lambda v, cache: (cache[point] @ weight).mean(1), (point,)),
             "end": Readout(lambda v, cache: v.flatten(1).norm(dim=1), ()),
         }
-        changes = [Change(name, edit) for name, edit in data.draw(lists(case, most=5))]
+        several = [data.draw(lists(case, most=3)) for _ in range(data.draw(st.integers(1, 4)))]
+        changes = [Intervention(pairs) for pairs in several]
         size = data.draw(st.none() | st.integers(1, 4 * case.clips))
         fast = sweep(case.lens, case.of(slice(None)), changes, metrics, batch_size=size)
-        slow = sweep_literally(case.lens, case.of(slice(None)), changes, metrics)
+        slow = sweep(case.lens, case.of(slice(None)), changes, metrics, method="literal")
         for name, effect in slow.effect.items():
             scale = max(float(slow.before[name].abs().max()), float(effect.nan_to_num().abs().max()))
             torch.testing.assert_close(fast.effect[name], effect, atol=1e-5 * scale, rtol=0, equal_nan=True)

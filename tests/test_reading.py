@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import noise, write_mp4
 from PIL import Image
+from video_files import noise, write_mp4
 
-from dit_lens.reading import Film, evenly, fit, read_frames
+from dit_lens.reading import VideoFile, evenly, fit, read_frames
 
 
 @pytest.fixture
@@ -24,6 +24,45 @@ def test_a_folder_of_frames_is_read_in_the_order_of_names(frames: np.ndarray, tm
     (tmp_path / "._scene_000.png").write_bytes(b"what macOS leaves")
     (tmp_path / "status.json").write_text("{}")
     assert np.array_equal(read_frames(tmp_path), frames)
+
+
+@pytest.mark.parametrize("name", ["{}.png", "scene_{:03}.png", "take 2 frame {}.png", "{:04}_rgb.png"])
+@pytest.mark.parametrize("start", [0, 1, 95])
+def test_frames_of_a_folder_are_in_the_order_of_their_numbers(
+    frames: np.ndarray, name: str, start: int, tmp_path: Path
+) -> None:
+    for number, frame in enumerate(frames, start=start):
+        Image.fromarray(frame).save(tmp_path / name.format(number))
+    video = VideoFile(tmp_path)
+    assert video.count == 12 and np.array_equal(video.read(), frames)
+    assert np.array_equal(video.read([11, 2]), frames[[11, 2]])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("1.png", "2.png", "4.png"), r"without number 3, between 1\.png and 4\.png"),
+        (("1.png", "01.png"), r"1\.png and 01\.png, both with number 1"),
+        (("1.png", "1.jpg"), r"1\.png beside 1\.jpg"),
+        (("rgb_1.png", "depth_1.png", "rgb_2.png"), r"rgb_1\.png beside depth_1\.png"),
+        (("1_rgb.png", "1_mask.png"), r"1_rgb\.png beside 1_mask\.png"),
+        (("1.png", "2.png", "2 (1).png"), r"2 \(1\)\.png beside 1\.png"),
+        (("1.png", "2.png", "preview.png"), r"preview\.png, without a number"),
+    ],
+)
+def test_images_that_are_no_single_run_are_refused_by_name(
+    names: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    for read in (read_frames, lambda path: VideoFile(path).count):
+        with pytest.raises(ValueError, match=rf"{message}.* expected one numbered run of frames"):
+            read(tmp_path)
+
+
+def test_a_single_image_needs_no_number(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "still.png")
+    assert read_frames(tmp_path).shape == (1, 4, 4, 3)
 
 
 def test_an_animated_image_gives_all_its_frames(tmp_path: Path) -> None:
@@ -73,11 +112,11 @@ def test_frames_at_even_distances_are_never_repeated(frames: np.ndarray) -> None
 def test_a_video_file_gives_the_frames_that_were_written(tmp_path: Path) -> None:
     pytest.importorskip("av")
     frames = noise(7)
-    film = Film(write_mp4(tmp_path / "clip.mp4", frames, fps=50))
-    assert (film.count, film.fps) == (7, 50)
-    assert np.array_equal(read_frames(film.path), frames)
-    assert np.array_equal(film.read([6, 2, 2]), frames[[6, 2, 2]])
-    assert np.array_equal(Film(Path("in memory"), film.path.read_bytes()).read(), frames)
+    video = VideoFile(write_mp4(tmp_path / "clip.mp4", frames, fps=50))
+    assert (video.count, video.fps) == (7, 50)
+    assert np.array_equal(read_frames(video.path), frames)
+    assert np.array_equal(video.read([6, 2, 2]), frames[[6, 2, 2]])
+    assert np.array_equal(VideoFile(Path("in memory"), video.path.read_bytes()).read(), frames)
 
 
 def test_a_damaged_video_is_told_by_name(tmp_path: Path) -> None:
@@ -105,10 +144,10 @@ def test_without_the_decoder_a_video_says_what_to_install(tmp_path: Path, monkey
 def test_the_rate_of_an_animated_image_is_its_own(tmp_path: Path) -> None:
     first, *others = map(Image.fromarray, noise(4))
     first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=100)
-    film = Film(tmp_path / "clip.gif")
-    assert (film.count, film.fps) == (4, 10) and len(film.read([3, 0])) == 2
+    video = VideoFile(tmp_path / "clip.gif")
+    assert (video.count, video.fps) == (4, 10) and len(video.read([3, 0])) == 2
     first.save(tmp_path / "still.png")
-    assert Film(tmp_path / "still.png").fps is None
+    assert VideoFile(tmp_path / "still.png").fps is None
 
 
 def test_an_animated_image_is_no_frame_of_a_folder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dit_lens import families
 from dit_lens.axes import TokenGrid
 from dit_lens.hook_points import Hook
-from dit_lens.reductions import Direction, Named, Reduction, parse
+from dit_lens.reductions import Named, Projection, Reduction, parse
 from dit_lens.reductions.named import WORDS
 
 GRID = TokenGrid(3, 2, 4)
@@ -40,8 +40,8 @@ def test_means_are_over_the_axes_they_name(tokens: Tensor) -> None:
         ("space_mean", (2, 3), ("clip", "frame", "feature")),
         ("time_mean", (1,), ("clip", "row", "column", "feature")),
     ]:
-        found = reduced(text, tokens)
-        assert found.axes == axes and torch.equal(found.values, whole.mean(dims))
+        result = reduced(text, tokens)
+        assert result.axes == axes and torch.equal(result.values, whole.mean(dims))
     assert not torch.equal(reduced("time_mean.space_mean", tokens).values, reduced("mean", tokens.flip(0)).values)
 
 
@@ -68,37 +68,37 @@ def test_what_is_only_chosen_keeps_its_bits(tokens: Tensor, dtype: torch.dtype) 
 
 
 def test_a_coarse_grid_holds_the_means_of_its_cells(tokens: Tensor) -> None:
-    found = reduced("coarse:3:1:2", tokens)
+    result = reduced("coarse:3:1:2", tokens)
     by_hand = tokens.reshape(2, 3, 1, 2, 2, 2, 5).mean((3, 5))
-    torch.testing.assert_close(found.values, by_hand)
+    torch.testing.assert_close(result.values, by_hand)
     torch.testing.assert_close(reduced("coarse:1:1:1", tokens).values[:, 0, 0, 0], tokens.mean(1))
     assert torch.equal(reduced("coarse:3:2:4", tokens).values, tokens.reshape(2, 3, 2, 4, 5))
 
 
 def test_a_coarse_grid_leaves_other_axes_where_they_are(tokens: Tensor) -> None:
     heads = torch.stack([tokens, 2 * tokens], dim=2)
-    found = reduced("coarse:1:2:2", heads, "b n k e")
-    assert found.axes == ("clip", "frame", "row", "column", "head", "feature")
-    torch.testing.assert_close(found.values[..., 1, :], 2 * reduced("coarse:1:2:2", tokens).values)
+    result = reduced("coarse:1:2:2", heads, "b n k e")
+    assert result.axes == ("clip", "frame", "row", "column", "head", "feature")
+    torch.testing.assert_close(result.values[..., 1, :], 2 * reduced("coarse:1:2:2", tokens).values)
 
 
 def test_a_random_projection_keeps_lengths_and_is_its_seeds() -> None:
     x = torch.randn(1, GRID.tokens, 600, generator=torch.Generator().manual_seed(1))
-    found = reduced("random:400:7", x)
-    ratio = found.values.square().sum(-1) / x.reshape(1, 3, 2, 4, 600).square().sum(-1)
+    result = reduced("random:400:7", x)
+    ratio = result.values.square().sum(-1) / x.reshape(1, 3, 2, 4, 600).square().sum(-1)
     assert ratio.mean() == pytest.approx(1, abs=0.05) and ratio.std() < 0.15
-    assert torch.equal(found.values, reduced("random:400:7", x).values)
-    assert not torch.equal(found.values, reduced("random:400:8", x).values)
+    assert torch.equal(result.values, reduced("random:400:7", x).values)
+    assert not torch.equal(result.values, reduced("random:400:8", x).values)
     assert str(parse("random:400")) == "random:400:0"  # the seed is told even where it is the usual one
 
 
 def test_moments_by_hand() -> None:
     course = torch.tensor([0.0, 0.0, 3.0])  # mean 1, variance 2, third central moment (-1 - 1 + 8) / 3 = 2
     x = course[:, None, None].expand(3, 2, 4).reshape(1, GRID.tokens, 1)
-    found = reduced("moments", x)
-    assert found.axes == ("clip", "moment", "row", "column", "feature")
+    result = reduced("moments", x)
+    assert result.axes == ("clip", "moment", "row", "column", "feature")
     expected = torch.tensor([1.0, 2**0.5, 2 ** (1 / 3)])
-    torch.testing.assert_close(found.values, expected[None, :, None, None, None].expand(1, 3, 2, 4, 1))
+    torch.testing.assert_close(result.values, expected[None, :, None, None, None].expand(1, 3, 2, 4, 1))
     mirrored, moved = reduced("moments.space_mean", -x).values, reduced("moments.space_mean", x + 5).values
     torch.testing.assert_close(mirrored.flatten(), expected * torch.tensor([-1.0, 1.0, -1.0]))
     torch.testing.assert_close(moved.flatten(), expected + torch.tensor([5.0, 0.0, 0.0]))
@@ -113,12 +113,12 @@ def test_a_clip_that_stands_still_moves_no_moment_but_the_mean(tokens: Tensor) -
 def test_a_direction_reads_off_what_was_planted(tokens: Tensor, tmp_path: Path) -> None:
     vector = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0])
     save_file({"direction": vector}, tmp_path / "up.safetensors")
-    found = reduced(f"mean.direction:{tmp_path}/up.safetensors", tokens)
-    torch.testing.assert_close(found.values, 2 * tokens.mean(1)[:, 1])
-    assert found.axes == ("clip",)
-    both = Reduction((Direction("both", torch.ones(2, 5)),))(torch.stack([tokens, tokens], dim=2), hook("b n k e"))
+    result = reduced(f"mean.direction:{tmp_path}/up.safetensors", tokens)
+    torch.testing.assert_close(result.values, 2 * tokens.mean(1)[:, 1])
+    assert result.axes == ("clip",)
+    both = Reduction((Projection("both", torch.ones(2, 5)),))(torch.stack([tokens, tokens], dim=2), hook("b n k e"))
     torch.testing.assert_close(both.values.flatten(1), 2 * tokens.sum(-1))
-    assert str(Direction("up", vector)) != str(Direction("up", 2 * vector))
+    assert str(Projection("up", vector)) != str(Projection("up", 2 * vector))
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_a_direction_reads_off_what_was_planted(tokens: Tensor, tmp_path: Path) 
 )
 def test_axes_in_words(axes: str, shape: tuple[int, ...], words: tuple[str, ...]) -> None:
     x = torch.rand(shape)
-    found = reduced("none", x, axes)
-    assert found.axes == words and torch.equal(found.values.flatten(), x.flatten())
+    result = reduced("none", x, axes)
+    assert result.axes == words and torch.equal(result.values.flatten(), x.flatten())
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -156,7 +156,7 @@ def test_a_reduction_reads_what_it_writes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("maen", "did you mean 'mean'"),
         ("mean.randon:4", "did you mean 'random'"),
@@ -169,8 +169,8 @@ def test_a_reduction_reads_what_it_writes(text: str) -> None:
         ("", "empty"),
     ],
 )
-def test_what_is_no_reduction_is_refused_by_name(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_reduction_is_refused_by_name(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse(text)
 
 

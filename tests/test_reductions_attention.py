@@ -18,9 +18,9 @@ GRID = TokenGrid(3, 2, 2)
 
 
 def reduced(pattern: torch.Tensor, axes: str = "b k n n2") -> torch.Tensor:
-    found = parse("frame_mass")(pattern, Hook("blocks.1.attn.hook_pattern", axes, GRID, 3, 0.5))
-    assert found.axes == ("clip", "head", "frame", "key_frame")
-    return found.values
+    result = parse("frame_mass")(pattern, Hook("blocks.1.attn.hook_pattern", axes, GRID, 3, 0.5))
+    assert result.axes == ("clip", "head", "frame", "key_frame")
+    return result.values
 
 
 def test_all_attention_on_one_frame_by_hand() -> None:
@@ -43,10 +43,10 @@ def test_text_alone_has_no_frames() -> None:
 def test_in_chunks_of_any_size_it_is_that_of_the_whole_pattern(weights: int) -> None:
     q, k = torch.randn(2, 2, 12, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pattern = (torch.einsum("bnke,bmke->bknm", q, k) / 8**0.5).softmax(-1)
-    found = frame_mass(q, k, GRID.frames, weights)
-    torch.testing.assert_close(found, reduced(pattern))
-    torch.testing.assert_close(found.sum(-1), torch.ones(2, 3, 3, dtype=torch.float64))
-    assert (found - frame_mass(k, q, GRID.frames)).abs().max() > 0.01
+    masses = frame_mass(q, k, GRID.frames, weights)
+    torch.testing.assert_close(masses, reduced(pattern))
+    torch.testing.assert_close(masses.sum(-1), torch.ones(2, 3, 3, dtype=torch.float64))
+    assert (masses - frame_mass(k, q, GRID.frames)).abs().max() > 0.01
 
 
 def test_no_more_weights_are_held_than_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +63,8 @@ def test_no_more_weights_are_held_than_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_it_is_bfloat16_worked_out_in_float32() -> None:
     q, k = torch.randn(2, 1, 12, 1, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    found = frame_mass(q, k, GRID.frames)
-    assert found.dtype == torch.float32 and (found.sum(-1) - 1).abs().max() < 1e-6
+    masses = frame_mass(q, k, GRID.frames)
+    assert masses.dtype == torch.float32 and (masses.sum(-1) - 1).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", list(SMALL))

@@ -32,10 +32,10 @@ def inputs() -> dict[str, Any]:
 @pytest.fixture
 def ran(small: DiTLens) -> Iterator[list[int]]:
     """Blocks whose MLP was run."""
-    seen: list[int] = []
+    blocks_run: list[int] = []
     blocks = enumerate(small.transformer.blocks)
-    handles = [block.ffn.register_forward_hook(lambda *_, i=i: seen.append(i)) for i, block in blocks]
-    yield seen
+    handles = [block.ffn.register_forward_hook(lambda *_, i=i: blocks_run.append(i)) for i, block in blocks]
+    yield blocks_run
     for handle in handles:
         handle.remove()
 
@@ -57,7 +57,7 @@ def test_altered_streams_do_what_hooks_that_write_them_do(family: str) -> None:
         noise = torch.Generator().manual_seed(seed)
         names = lens.table.entering(start)
         streams = {name: cache[name] + torch.randn(cache[name].shape, generator=noise) for name in names}
-        again, _ = lens.run_suffix(evaluation, start, streams, {}, Request())
+        again, _ = lens.model.run_suffix(evaluation, start, streams, {}, Request())
         hooked, _ = lens.model.run_with(evaluation, {n: [writing(x)] for n, x in streams.items()}, Request())
         assert again is not None and hooked is not None and plain is not None
         torch.testing.assert_close(again, hooked, rtol=1e-5, atol=1e-6)

@@ -10,40 +10,18 @@ import pytest
 import torch
 import xarray as xr
 
-from dit_lens.results import facts, open_result, provenance, replace_atomically, save, versions
+from dit_lens.results import facts, open_result, provenance, save, versions
 
 
-def table(**told: object) -> xr.Dataset:
+def table(**recorded: object) -> xr.Dataset:
     values = np.random.default_rng(0).normal(size=(30, 4))
     coords = {"block": np.arange(30), "clip": ["a", "b", "c", "d"]}
-    return xr.Dataset({"effect": (("block", "clip"), values)}, coords, {"provenance": provenance(**told)})
+    return xr.Dataset({"effect": (("block", "clip"), values)}, coords, {"provenance": provenance(**recorded)})
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     return save(table(seed=3), tmp_path / "effects.nc")
-
-
-def test_a_block_that_ends_well_replaces_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "deeper" / "file.txt"
-    for text in ("old", "new"):
-        with replace_atomically(path) as aside:
-            aside.write_text(text)
-            assert not path.exists() or path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(error), replace_atomically(path) as aside:
-        aside.write_text("half of the n")
-        assert aside.exists()
-        raise error
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failed_save_leaves_the_old_result(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,18 +79,18 @@ def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_facts_are_what_was_told_and_the_circumstances(saved: Path) -> None:
-    told = facts(open_result(saved))
-    assert told["seed"] == 3
-    assert told["versions"] == versions()
-    assert told["threads"] == torch.get_num_threads()
-    assert told["deterministic"] is False
-    assert told["command"]
+    recorded = facts(open_result(saved))
+    assert recorded["seed"] == 3
+    assert recorded["versions"] == versions()
+    assert recorded["threads"] == torch.get_num_threads()
+    assert recorded["deterministic"] is False
+    assert recorded["command"]
 
 
 def test_provenance_is_one_json_string_whatever_it_is_told() -> None:
-    told = json.loads(provenance(path=Path("a/b"), nested={"steps": [1, 2]}, nothing=None, flag=True))
-    assert told["path"] == "a/b" and told["nested"] == {"steps": [1, 2]}
-    assert told["nothing"] is None and told["flag"] is True
+    recorded = json.loads(provenance(path=Path("a/b"), nested={"steps": [1, 2]}, nothing=None, flag=True))
+    assert recorded["path"] == "a/b" and recorded["nested"] == {"steps": [1, 2]}
+    assert recorded["nothing"] is None and recorded["flag"] is True
 
 
 def test_versions_name_what_results_depend_on() -> None:

@@ -46,8 +46,8 @@ def causal() -> DiTLens:
     return lens_on(pipeline(*KINDS["causal"][:1], **KINDS["causal"][1]))
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
-    return lens.pipeline(**CALL | {"generator": torch.Generator().manual_seed(0)} | own).frames
+def call(lens: DiTLens, **options: Any) -> Tensor:
+    return lens.pipeline(**CALL | {"generator": torch.Generator().manual_seed(0)} | options).frames
 
 
 def noise() -> Tensor:
@@ -60,7 +60,14 @@ def test_the_laws_hold_with_a_level_for_every_frame() -> None:
         torch.manual_seed(0)
         model = HookedTransformer(skyreels(num_frame_per_block=blocks), "small", by_frame=True)
         assert laws.example(model).inputs["timestep"].shape == (1, 2 * blocks)
-        assert {finding.law for finding in laws.verify(model)} == {"idle", "identity", "sum", "attention", "heads"}
+        assert {finding.law for finding in laws.verify(model)} == {
+            "idle",
+            "identity",
+            "sum",
+            "attention",
+            "heads",
+            "between",
+        }
 
 
 def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:
@@ -71,14 +78,14 @@ def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:
     call(lens)
     handle.remove()
     assert len(calls) == STEPS
-    for given in calls:
-        own = lens.model.evaluation(given["hidden_states"], given["timestep"].max(), lens.conditioning)
-        assert torch.equal(own.inputs["timestep"], given["timestep"].float())
-        assert own.inputs["fps"] == given.get("fps")
-        assert own.inputs["enable_diffusion_forcing"] == given.get("enable_diffusion_forcing", False)
+    for inputs in calls:
+        evaluation = lens.model.evaluation(inputs["hidden_states"], inputs["timestep"].max(), lens.conditioning)
+        assert torch.equal(evaluation.inputs["timestep"], inputs["timestep"].float())
+        assert evaluation.inputs["fps"] == inputs.get("fps")
+        assert evaluation.inputs["enable_diffusion_forcing"] == inputs.get("enable_diffusion_forcing", False)
         with torch.no_grad():
-            plain = lens.transformer(**given)[0]
-        assert torch.equal(lens.model.velocity(own), plain)
+            plain = lens.transformer(**inputs)[0]
+        assert torch.equal(lens.model.velocity(evaluation), plain)
 
 
 def test_our_sampler_is_the_pipelines_own(lens: DiTLens) -> None:
@@ -90,15 +97,15 @@ def test_our_sampler_is_the_pipelines_own(lens: DiTLens) -> None:
 
 def test_hooks_act_on_the_pipelines_own_calls_by_step_and_branch(lens: DiTLens) -> None:
     guided = {"guidance_scale": 4.0, "negative_prompt_embeds": text(7)}
-    plain, seen = call(lens, **guided), []
+    plain, calls = call(lens, **guided), []
 
     def look(x: Tensor, hook: Any) -> Tensor:
-        seen.append((hook.step, hook.branch))
+        calls.append((hook.step, hook.branch))
         return x.clone()
 
     with lens.hooks([("blocks.1.hook_attn_out", look)]):
         assert torch.equal(call(lens, **guided), plain)
-    assert seen == [(step, branch) for step in (4, 3, 2, 1) for branch in ("cond", "uncond")]
+    assert calls == [(step, branch) for step in (4, 3, 2, 1) for branch in ("cond", "uncond")]
     with lens.hooks([("blocks.1.hook_attn_out", edits.zero())], steps=[2], branches=["uncond"]):
         assert not torch.equal(call(lens, **guided), plain)
 
@@ -136,30 +143,32 @@ def test_an_earlier_block_of_frames_does_not_see_a_later_one(causal: DiTLens) ->
 
 def test_frames_that_are_denoised_one_behind_the_other_are_kept_evaluation_by_evaluation() -> None:
     lens = lens_on(pipeline(SkyReelsV2DiffusionForcingPipeline))
-    given = {"ar_step": 2, "causal_block_size": 2}
-    plain = call(lens, **given)
-    made = lens.generate(names_filter="hook_time_embed", **CALL | given, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(made.frames, plain) and len(made) > STEPS
-    steps = [kept.step for kept in made]
+    options = {"ar_step": 2, "causal_block_size": 2}
+    plain = call(lens, **options)
+    generation = lens.generate(
+        names_filter="hook_time_embed", **CALL | options, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(generation.frames, plain) and len(generation) > STEPS
+    steps = [kept.step for kept in generation]
     assert steps.count(STEPS) > 1 and min(step for step in steps if step is not None) >= 1
-    assert all(kept.cache["hook_time_embed"].shape == (1, FRAMES, 24) for kept in made)
+    assert all(kept.cache["hook_time_embed"].shape == (1, FRAMES, 24) for kept in generation)
     with pytest.raises(KeyError, match="iterate over the generation"):
-        made[STEPS]
+        generation[STEPS]
 
 
 def test_frames_per_second_are_told_and_one_for_all_clips() -> None:
     model = HookedTransformer(build("skyreels"), "small")
-    latent, told = model.family.example(model.transformer, torch.Generator().manual_seed(0))
+    latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
 
     def velocity(*fps: int) -> Tensor:
         speeds = {"fps": torch.tensor(fps)} if fps else {}
         fed = latent.expand(max(1, len(fps)), *latent.shape[1:])
         time = torch.full((len(fed), latent.shape[2]), 500.0)
-        return model.velocity(model.evaluation(fed, time, Conditioning(told | speeds)))
+        return model.velocity(model.evaluation(fed, time, Conditioning(tensors | speeds)))
 
     assert torch.equal(velocity(1), velocity()) and not torch.equal(velocity(0), velocity())
     torch.testing.assert_close(velocity(0, 0)[:1], velocity(0), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"fps \[0, 1\]"):
         velocity(0, 1)
     with pytest.raises(ValueError, match="each of its latent frames"):
-        model.evaluation(latent, torch.full((1, 3), 500.0), Conditioning(told))
+        model.evaluation(latent, torch.full((1, 3), 500.0), Conditioning(tensors))

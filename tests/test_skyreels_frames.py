@@ -42,8 +42,8 @@ def forcing() -> Any:
 def lens(request: pytest.FixtureRequest) -> DiTLens:
     """Told of a first frame."""
     pipe = request.param()
-    told = family.encode_image(pipe, image(), VIDEO)
-    return lens_on(pipe, encoder_hidden_states=text(tokens=512), **told)
+    tensors = family.encode_image(pipe, image(), VIDEO)
+    return lens_on(pipe, encoder_hidden_states=text(tokens=512), **tensors)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def forced() -> DiTLens:
     return lens_on(pipe, **family.encode_image(pipe, image(), VIDEO))
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
+def call(lens: DiTLens, **options: Any) -> Tensor:
     arguments = {"prompt": None, "prompt_embeds": lens.conditioning.tensors["encoder_hidden_states"], "image": image(),
                  "guidance_scale": 1.0, "num_inference_steps": STEPS, "height": SIZE, "width": SIZE, "num_frames": 13,
                  "latents": noise(), "output_type": "latent"}  # fmt: skip
-    return lens.pipeline(**arguments | own).frames
+    return lens.pipeline(**arguments | options).frames
 
 
 def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:
@@ -67,15 +67,15 @@ def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens) -> None:
     call(lens)
     handle.remove()
     assert len(fed) == STEPS
-    for given in fed:
-        latent = given["hidden_states"][:, :4].clone()
+    for expected in fed:
+        latent = expected["hidden_states"][:, :4].clone()
         if lens.model.members[0].by_frame:
             latent[:, :, 0] = 7.0  # the given frame takes its place
-        own = lens.model.evaluation(latent, given["timestep"].max(), lens.conditioning).inputs
+        inputs = lens.model.evaluation(latent, expected["timestep"].max(), lens.conditioning).inputs
         for name in ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"):
-            assert (own.get(name) is None) == (given.get(name) is None), name
-            if given.get(name) is not None:  # the pipeline multiplies by what we divide by
-                torch.testing.assert_close(own[name], given[name].float(), rtol=0, atol=1e-5)
+            assert (inputs.get(name) is None) == (expected.get(name) is None), name
+            if expected.get(name) is not None:  # the pipeline multiplies by what we divide by
+                torch.testing.assert_close(inputs[name], expected[name].float(), rtol=0, atol=1e-5)
 
 
 def test_our_sampler_is_the_pipelines_own(lens: DiTLens) -> None:
@@ -95,10 +95,10 @@ def test_inversion_and_sampling_meet(lens: DiTLens) -> None:
 def test_hooks_act_on_the_pipelines_own_calls_by_step_and_branch(lens: DiTLens) -> None:
     tokens = lens.conditioning.tensors["encoder_hidden_states"].shape[1]
     guided = {"guidance_scale": 4.0, "negative_prompt_embeds": text(7, tokens)}
-    plain, seen = call(lens, **guided), []
-    with lens.hooks([("blocks.1.hook_attn_out", lambda x, hook: seen.append((hook.step, hook.branch)))]):
+    plain, calls = call(lens, **guided), []
+    with lens.hooks([("blocks.1.hook_attn_out", lambda x, hook: calls.append((hook.step, hook.branch)))]):
         assert torch.equal(call(lens, **guided), plain)
-    assert seen == [(step, branch) for step in (4, 3, 2, 1) for branch in ("cond", "uncond")]
+    assert calls == [(step, branch) for step in (4, 3, 2, 1) for branch in ("cond", "uncond")]
     with lens.hooks([("blocks.1.hook_attn_out", edits.zero())], steps=[2], branches=["cond"]):
         assert not torch.equal(call(lens, **guided), plain)
 
@@ -131,4 +131,4 @@ def test_what_cannot_be_told_is_refused() -> None:
     free = lens_on(skyreels(SkyReelsV2Pipeline, STEPS, inject_sample_info=False), first_frame=noise()[:, :, :1])
     with pytest.raises(ValueError, match="one time for a clip"):
         free.run_with_cache(latent=noise(), timestep=500.0)
-    assert "first_frame" not in HookedTransformer(build("skyreels_i2v"), "small").family.CONDITIONING
+    assert "first_frame" not in HookedTransformer(build("skyreels_i2v"), "small").family.conditioning

@@ -1,4 +1,4 @@
-"""Intervals over groups, contrasts of quadruplets, pairwise accuracy and nulls, against numbers worked by hand."""
+"""Contrasts of quadruplets, pairwise accuracy and nulls, against numbers worked by hand; no NaN is ever the best."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dit_lens.stats import (
-    bootstrap_ratio,
+    best_of,
     d_prime,
     interaction,
+    order_of,
     pairwise_accuracy,
     permutation_p,
     selection_corrected_p,
@@ -18,85 +19,22 @@ from dit_lens.stats import (
 )
 
 
-def test_the_estimate_is_the_ratio_of_sums() -> None:
-    estimate, low, high = bootstrap_ratio(np.array([1.0, 2.0, 6.0]), np.array([2.0, 4.0, 6.0]))
-    assert estimate == pytest.approx(9 / 12)
-    assert estimate != pytest.approx(np.mean([1 / 2, 2 / 4, 6 / 6]))
-    assert low == pytest.approx(1 / 2) and high == pytest.approx(1.0)
-
-
-def test_over_a_denominator_of_ones_it_is_the_mean() -> None:
-    values = np.array([1.0, 2.0, 6.0])
-    estimate, low, high = bootstrap_ratio(values, np.ones(3))
-    assert estimate == pytest.approx(3.0)
-    assert low < 3.0 < high and values.min() <= low and high <= values.max()
-
-
-def test_a_ratio_that_is_the_same_in_all_groups_has_no_width() -> None:
-    denominator = np.array([1.0, 5.0, 2.0, 7.0])
-    estimate, low, high = bootstrap_ratio(3 * denominator, denominator)
-    assert estimate == pytest.approx(3) and low == pytest.approx(3) and high == pytest.approx(3)
-
-
-def test_two_groups_by_hand() -> None:
-    # Resamples of {0, 1}: means 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
-    values = np.array([0.0, 1.0])
-    assert [float(x) for x in bootstrap_ratio(values, np.ones(2), level=0.95)] == [0.5, 0.0, 1.0]
-    assert [float(x) for x in bootstrap_ratio(values, np.ones(2), level=0.3)] == [0.5, 0.5, 0.5]
-
-
-def test_columns_are_resampled_together_and_told_apart() -> None:
-    rng = np.random.default_rng(0)
-    numerator, denominator = rng.normal(size=(20, 3, 2)), rng.uniform(1, 2, size=(20, 3, 2))
-    together = bootstrap_ratio(numerator, denominator)
-    alone = bootstrap_ratio(numerator[:, 1, 0], denominator[:, 1, 0])
-    assert [x.shape for x in together] == [(3, 2)] * 3
-    assert [x[1, 0] for x in together] == pytest.approx([float(x) for x in alone])
-
-
-def test_intervals_depend_on_the_seed_alone() -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=20)
-    one, same, other = (bootstrap_ratio(values, np.ones(20), seed=seed) for seed in (0, 0, 1))
-    assert one == same
-    assert one[1] != other[1]
-
-
-def test_the_interval_covers_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = {0.5: 0, 0.95: 0}
-    for _ in range(200):
-        denominator = rng.uniform(1, 3, 40)
-        numerator = 2 * denominator + rng.normal(size=40)
-        for level in covered:
-            _, low, high = bootstrap_ratio(numerator, denominator, level=level)
-            covered[level] += bool(low <= 2 <= high)
-    assert 0.89 <= covered[0.95] / 200 <= 0.99
-    assert 0.38 <= covered[0.5] / 200 <= 0.60
-
-
-def test_clips_of_one_group_do_not_narrow_the_interval() -> None:
-    values = np.random.default_rng(0).normal(size=(30, 1)).repeat(4, axis=1)
-    _, low, high = bootstrap_ratio(values.sum(1), np.full(30, 4.0))
-    _, narrow_low, narrow_high = bootstrap_ratio(values.ravel(), np.ones(120))
-    assert high - low > 1.6 * (narrow_high - narrow_low)
-
-
-def test_too_few_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 groups"):
-        bootstrap_ratio(np.ones(1), np.ones(1))
-
-
-@pytest.mark.parametrize("shapes", [((5,), (4,)), ((3, 2), (3, 5)), ((3, 3), (3,)), ((5, 2), (1, 2))], ids=str)
-def test_different_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="shape"):
-        bootstrap_ratio(*(np.ones(shape) for shape in shapes))
-
-
 def test_interaction_by_hand() -> None:
     scores = np.array([[3.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
     assert interaction(scores).tolist() == [1.0, -2.0]
     assert interaction(np.stack([scores, 2 * scores], axis=-1)).tolist() == [[1.0, 2.0], [-2.0, -4.0]]
+
+
+def test_of_single_pairs_the_interaction_is_the_difference() -> None:
+    pairs = np.array([[3.0, 1.0], [2.0, 2.0], [1.0, 0.0]])
+    assert interaction(pairs, (1, -1)).tolist() == [2.0, 0.0, 1.0]
+    assert d_prime(pairs, (1, -1)) == pytest.approx(1.0)  # mean 1, standard deviation 1
+    assert pairwise_accuracy(pairs, (1, -1)).tolist() == [1.0, 0.5, 1.0]
+    assert np.isnan(d_prime(pairs[:1], (1, -1))) and d_prime(pairs[1:2], (1, -1)) == 0
+    with pytest.raises(ValueError, match="as many \\+1 as -1"):
+        interaction(pairs, (1, 1))
+    with pytest.raises(ValueError, match="2 clips"):
+        interaction(pairs)
 
 
 def test_interaction_is_blind_to_each_half_alone() -> None:
@@ -174,8 +112,8 @@ def test_correction_only_raises_p_and_is_nothing_for_one_cell() -> None:
     observed, null = rng.normal(size=(4, 3)), rng.normal(size=(50, 4, 3))
     corrected, alone = selection_corrected_p(observed, null), permutation_p(observed, null)
     assert corrected.shape == (4, 3) and (corrected >= alone).all() and (corrected > alone).any()
-    one = selection_corrected_p(observed[:1, 0], null[:, :1, 0])
-    assert one == pytest.approx(alone[:1, 0])
+    single = selection_corrected_p(observed[:1, 0], null[:, :1, 0])
+    assert single == pytest.approx(alone[:1, 0])
 
 
 def test_the_best_of_many_cells_keeps_its_level_only_when_corrected() -> None:
@@ -211,3 +149,54 @@ def test_an_effect_is_told_from_the_largest_of_many_without_one() -> None:
     noise = np.random.default_rng(0).standard_normal((30, 200))
     assert sign_flip_p(noise).min() > 0.05
     assert (sign_flip_p(noise + np.eye(1, 200) * 2)[[0]] < 0.01).all()
+
+
+def test_a_cell_with_a_nan_has_no_p_and_leaves_the_others_theirs() -> None:
+    rng = np.random.default_rng(0)
+    observed, null = rng.normal(size=6) + 1, rng.normal(size=(99, 6))
+    for broken_score, broken_null in ((True, False), (False, True), (True, True)):
+        with_nan, null_nan = observed.copy(), null.copy()
+        with_nan[2] = np.nan if broken_score else 9.0
+        null_nan[17, 2] = np.nan if broken_null else 9.0
+        rest = np.arange(6) != 2
+        for p_value in (permutation_p, selection_corrected_p):
+            p, without = p_value(with_nan, null_nan), p_value(observed[rest], null[:, rest])
+            assert np.isnan(p[2]) and p[rest].tolist() == without.tolist()
+        if broken_null:
+            assert selection_threshold(null_nan) == selection_threshold(null[:, rest])
+        # Positive control: compared as it is, NaN is beaten by no permutation and has the smallest p of all.
+        if broken_score:
+            assert ((1 + (null_nan >= with_nan).sum(0)) / 100)[2] == 0.01
+    assert np.isnan(selection_threshold(np.full((99, 2), np.nan)))
+
+
+def test_effects_with_a_nan_have_no_t_and_leave_the_others_theirs() -> None:
+    effects = np.random.default_rng(0).normal(size=(12, 5)) + 1
+    broken = effects.copy()
+    broken[3, 1], broken[0, 4] = np.nan, np.inf
+    p, rest = sign_flip_p(broken), [0, 2, 3]
+    assert np.isnan(p[[1, 4]]).all() and p[rest].tolist() == sign_flip_p(effects[:, rest]).tolist()
+
+
+def test_a_nan_is_never_the_best() -> None:
+    scores = np.array([[0.2, np.nan], [0.9, 0.9]])
+    assert best_of(scores) == (1, 0) and order_of(scores).tolist() == [2, 3, 0]
+    assert scores.argmax() == 1  # positive control: the NaN
+    with pytest.raises(ValueError, match="without a number · expected at least one to choose"):
+        best_of(np.full(3, np.nan))
+
+
+def test_a_scene_with_a_nan_is_neither_in_order_nor_out_of_it() -> None:
+    scores = np.array([[2.0, 2, 1, 1], [2.0, 2, 1, np.nan]])
+    assert pairwise_accuracy(scores)[0] == 1 and np.isnan(pairwise_accuracy(scores)[1])
+    assert np.isnan(d_prime(scores)) and np.isnan(interaction(scores)[1])
+
+
+@pytest.mark.parametrize(
+    ("observed", "null"),
+    [(np.zeros(3), np.zeros((9, 1))), (np.zeros(3), np.zeros((0, 3))), (np.zeros(()), np.zeros((9, 1)))],
+)
+def test_a_null_of_other_cells_or_none_is_refused(observed: np.ndarray, null: np.ndarray) -> None:
+    for p_value in (permutation_p, selection_corrected_p):
+        with pytest.raises(ValueError, match=r"got a null of shape .* · expected one row for each permutation"):
+            p_value(observed, null)

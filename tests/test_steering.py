@@ -12,7 +12,6 @@ from torch import Tensor
 from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Probe, Reads
-from dit_lens.running import HookedTransformer
 from dit_lens.steering import Direction, erase, leace, push, steering
 
 WIDTH, POINT, SIGMA = 128, "blocks.2.hook_resid_post", 0.5
@@ -39,9 +38,9 @@ def direction(clips: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Direction:
 
 
 def velocity(lens: DiTLens, latent: Tensor) -> Tensor:
-    made, _ = lens.run_with_cache(latent=latent, timestep=1000 * SIGMA, names_filter=POINT)
-    assert made is not None
-    return made
+    result, _ = lens.run_with_cache(latent=latent, timestep=1000 * SIGMA, names_filter=POINT)
+    assert result is not None
+    return result
 
 
 def stream(lens: DiTLens, latent: Tensor) -> Tensor:
@@ -91,8 +90,7 @@ def test_only_chosen_tokens_move(lens: DiTLens, latent: Tensor, direction: Direc
 
 
 def test_nothing_is_left_behind(lens: DiTLens, latent: Tensor, direction: Direction) -> None:
-    plain, model = velocity(lens, latent), lens.model
-    assert isinstance(model, HookedTransformer)
+    plain, (model,) = velocity(lens, latent), lens.model.members
     with steering(lens, POINT, push(direction, 4.0)):
         assert model.active.contexts
         velocity(lens, latent)
@@ -134,7 +132,7 @@ def test_wrong_input_is_told(
 ) -> None:
     x, _, _ = clips
     for vector in (torch.zeros(WIDTH), torch.ones(3)):
-        with pytest.raises(ValueError, match="expected a direction in their space"):
+        with pytest.raises(ValueError, match="expected a non-zero vector of that width"):
             Direction.of(vector, x)
     with pytest.raises(ValueError, match="expected some spread"):
         Direction.of(torch.ones(WIDTH), np.ones((4, WIDTH), np.float32))
@@ -144,7 +142,7 @@ def test_wrong_input_is_told(
         with pytest.raises(ValueError, match="expected one or more"), steering(lens, POINT, functions, sigmas=sigmas):
             pass
     with (
-        pytest.raises(RuntimeError, match="expected one or more inside the block"),
+        pytest.raises(RuntimeError, match="expected one or more inside the with block"),
         steering(lens, POINT, push(direction, 1.0), sigmas=(0.9, 1.0)),
     ):
         velocity(lens, latent)

@@ -31,7 +31,7 @@ from stores import (
 )
 
 from dit_lens import tensor_file
-from dit_lens.store import STORED, Failure, Filling, Variable, open_store
+from dit_lens.store import STORED, Failure, StoreWriter, Variable, open_store
 from dit_lens.store.reading import Store
 from dit_lens.store.shards import flush
 
@@ -86,10 +86,10 @@ def test_any_part_is_the_part_of_the_whole(tmp_path_factory: pytest.TempPathFact
     whole = xr.DataArray(torch.cat([expected(MEAN, batch) for batch in range(3)]).numpy(), dims=array.dims)
     key = {}
     for dim, size in array.sizes.items():
-        one = st.integers(-size, size - 1)
+        position = st.integers(-size, size - 1)
         # xarray itself trips over an empty slice that runs backward
         slices = st.slices(size).filter(lambda s, size=size: len(range(size)[s]) or (s.step or 1) > 0)
-        part = st.one_of(one, st.lists(one, max_size=4), slices)
+        part = st.one_of(position, st.lists(position, max_size=4), slices)
         key[dim] = data.draw(part, label=str(dim))
     np.testing.assert_array_equal(array.isel(key).values, whole.isel(key).values)
 
@@ -159,9 +159,9 @@ def test_what_does_not_shrink_is_kept_as_it_is(tmp_path: Path) -> None:
     wide = Variable("x.none", ("block", "feature"), (2, 1000), "float32")
     sizes = {}
     for name, flat, compression in (("noise", False, "auto"), ("flat", True, "auto"), ("plain", True, "none")):
-        filling = Filling(tmp_path / name, plan([wide], 1, compression=compression), "{}")
-        filling.begin()
-        with filling.claim(0), filling.shard(0, columns(0)) as shard:
+        writer = StoreWriter(tmp_path / name, plan([wide], 1, compression=compression), "{}")
+        writer.begin()
+        with writer.claim(0), writer.shard(0, columns(0)) as shard:
             for step in range(2):
                 values = cells(wide, 0, step)
                 shard.put(step, {place: torch.full_like(x, 0.1) if flat else x for place, x in values.items()})
@@ -173,10 +173,10 @@ def test_what_does_not_shrink_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 def test_whole_shards_are_read_while_the_next_is_written(tmp_path: Path) -> None:
-    filling = Filling(tmp_path, plan(), "{}")
-    filling.begin()
-    write_batch(filling, 0)
-    with filling.claim(1), filling.shard(1, columns(1)) as shard:
+    writer = StoreWriter(tmp_path, plan(), "{}")
+    writer.begin()
+    write_batch(writer, 0)
+    with writer.claim(1), writer.shard(1, columns(1)) as shard:
         for step in range(2):
             store = open_store(tmp_path, partial=True)
             assert store.missing == [1, 2] and len(store.clips) == CLIPS and is_whole(store)
@@ -189,85 +189,85 @@ def test_whole_shards_are_read_while_the_next_is_written(tmp_path: Path) -> None
 
 
 def test_a_shard_that_is_not_filled_as_planned_is_not_there(tmp_path: Path) -> None:
-    filling = Filling(tmp_path, plan(batches=1), "{}")
-    filling.begin()
+    writer = StoreWriter(tmp_path, plan(batches=1), "{}")
+    writer.begin()
     good = {step: cells(MEAN, 0, step) | cells(VELOCITY, 0, step) for step in range(2)}
-    for puts, told in [
+    for puts, message in [
         ([(0, good[0])], "got no resid_post.mean at step 1"),
         ([(0, good[0]), (0, good[0])], "once"),
         ([(0, {("velocity.none", None): torch.zeros(3, 2, 3)})], "expected .*bfloat16"),
         ([(0, {("velocity.none", None): torch.zeros(3, 3, 2).bfloat16()})], "one shape"),
     ]:
-        with pytest.raises(ValueError, match=told), filling.claim(0), filling.shard(0, columns(0)) as shard:
+        with pytest.raises(ValueError, match=message), writer.claim(0), writer.shard(0, columns(0)) as shard:
             for step, values in puts:
                 shard.put(step, values)
-    with pytest.raises(KeyboardInterrupt), filling.claim(0), filling.shard(0, columns(0)) as shard:
+    with pytest.raises(KeyboardInterrupt), writer.claim(0), writer.shard(0, columns(0)) as shard:
         shard.put(0, good[0])
         raise KeyboardInterrupt
-    assert filling.todo() == [0] and names(tmp_path) == ["store.json"]
-    write_store(tmp_path, filling.plan)
+    assert writer.todo() == [0] and names(tmp_path) == ["store.json"]
+    write_store(tmp_path, writer.plan)
     assert is_whole(open_store(tmp_path))
 
 
 def test_two_writers_do_not_share_a_shard(tmp_path: Path) -> None:
-    one, other = (Filling(tmp_path, plan(), "{}") for _ in range(2))
-    one.begin()
-    other.begin()
-    with one.claim(1):
-        with pytest.raises(BlockingIOError, match="shard-000001"), other.claim(1):
+    first, second = (StoreWriter(tmp_path, plan(), "{}") for _ in range(2))
+    first.begin()
+    second.begin()
+    with first.claim(1):
+        with pytest.raises(BlockingIOError, match="shard-000001"), second.claim(1):
             pass
-        write_batch(other, 0)
-    write_batch(one, 1)
-    with pytest.raises(BlockingIOError, match=r"shard-000001\.h5, which another writer has finished"), other.claim(1):
+        write_batch(second, 0)
+    write_batch(first, 1)
+    with pytest.raises(BlockingIOError, match=r"shard-000001\.h5, which another writer has completed"), second.claim(1):
         pass
-    write_batch(other, 2)
-    assert one.todo() == [] and is_whole(open_store(tmp_path))
+    write_batch(second, 2)
+    assert first.todo() == [] and is_whole(open_store(tmp_path))
 
 
 def test_a_store_goes_on_only_by_the_same_plan(folder: Path) -> None:
-    with pytest.raises(ValueError, match="begun by other model ·"):
-        Filling(folder, plan(asked={"model": "another"}), "{}")
-    with pytest.raises(ValueError, match="begun by other batches, clips ·"):
-        Filling(folder, plan(batches=4), "{}")
-    assert Filling(folder, plan(), "{}").todo() == []
+    with pytest.raises(ValueError, match="started with other model ·"):
+        StoreWriter(folder, plan(asked={"model": "another"}), "{}")
+    with pytest.raises(ValueError, match="started with other batches, clips ·"):
+        StoreWriter(folder, plan(batches=4), "{}")
+    assert StoreWriter(folder, plan(), "{}").todo() == []
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"notes\.txt"):
-        Filling(tmp_path, plan(), "{}").begin()
+        StoreWriter(tmp_path, plan(), "{}").begin()
     assert names(tmp_path) == ["notes.txt"]
 
 
 def test_a_full_disk_leaves_whole_shards_and_is_got_over(tmp_path: Path) -> None:
     large = plan([Variable("x.none", ("feature",), (30_000,), "float64")], compression="none")
-    filling = Filling(tmp_path / "store", large, "{}")
-    filling.begin()
-    write_batch(filling, 0)
+    writer = StoreWriter(tmp_path / "store", large, "{}")
+    writer.begin()
+    write_batch(writer, 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # a shard has 1.4 MB
     try:
         with pytest.raises(OSError, match="write"):
-            write_batch(filling, 1)
+            write_batch(writer, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     store = open_store(tmp_path / "store", partial=True, verify=True)
     assert store.missing == [1, 2] and is_whole(store)
-    assert names(filling.folder) == ["index.jsonl", "shard-000000.h5", "store.json"]
-    write_store(filling.folder, large)
-    assert is_whole(open_store(filling.folder))
+    assert names(writer.folder) == ["index.jsonl", "shard-000000.h5", "store.json"]
+    write_store(writer.folder, large)
+    assert is_whole(open_store(writer.folder))
 
 
 def test_what_failed_is_in_a_table(tmp_path: Path) -> None:
-    filling = Filling(tmp_path, plan(), "{}")
-    filling.begin()
-    with filling.claim(0):
-        filling.note(0, [Failure(1, "made/0/1", "ValueError: mend me")], done=False)
-    assert filling.todo() == [0, 1, 2] and open_store(tmp_path, partial=True).errors.error.tolist() == [
+    writer = StoreWriter(tmp_path, plan(), "{}")
+    writer.begin()
+    with writer.claim(0):
+        writer.note(0, [Failure(1, "made/0/1", "ValueError: mend me")], done=False)
+    assert writer.todo() == [0, 1, 2] and open_store(tmp_path, partial=True).errors.error.tolist() == [
         "ValueError: mend me"
     ]
-    with filling.claim(1):
-        filling.note(1, [Failure(4, "", "OSError: gone")], done=True)
+    with writer.claim(1):
+        writer.note(1, [Failure(4, "", "OSError: gone")], done=True)
     write_store(tmp_path)
     store = open_store(tmp_path)
     assert store.errors.to_dict("records") == [{"batch": 1, "item": 4, "id": "", "error": "OSError: gone"}]

@@ -28,10 +28,10 @@ def folder(tmp_path: Path) -> Path:
 
 def flip(path: Path, at: int, mask: int = 0xFF, quiet: bool = False) -> bytes:
     """Flips bits of one byte; quietly leaves the time of modification. Returns the content as it was."""
-    whole, told = path.read_bytes(), path.stat()
+    whole, stat = path.read_bytes(), path.stat()
     path.write_bytes(whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :])
     if quiet:
-        os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     return whole
 
 
@@ -104,8 +104,8 @@ def test_a_missing_shard_is_named_and_made_again(folder: Path) -> None:
     (folder / SHARD).unlink()
     with pytest.raises(ValueError, match=f"no shard .*{SHARD}"):
         open_store(folder, partial=True)
-    filling = write_store(folder, plan(compression="none"))
-    assert filling.todo() == [] and is_whole(open_store(folder, verify=True))
+    writer = write_store(folder, plan(compression="none"))
+    assert writer.todo() == [] and is_whole(open_store(folder, verify=True))
 
 
 def test_a_shard_that_goes_missing_or_changes_after_opening_is_named(folder: Path) -> None:
@@ -121,11 +121,11 @@ def test_a_shard_that_goes_missing_or_changes_after_opening_is_named(folder: Pat
 
 
 def test_shards_that_were_swapped_are_named(folder: Path) -> None:
-    one, other = folder / SHARD, folder / "shard-000002.h5"
-    first, second = one.read_bytes(), other.read_bytes()
+    a, b = folder / SHARD, folder / "shard-000002.h5"
+    first, second = a.read_bytes(), b.read_bytes()
     assert len(first) == len(second)
-    one.write_bytes(second)
-    other.write_bytes(first)
+    a.write_bytes(second)
+    b.write_bytes(first)
     with pytest.raises(ValueError, match=SHARD):
         open_store(folder)
     with pytest.raises(ValueError, match=rf"{SHARD} of another batch or store \(batch 2\)"):
@@ -135,12 +135,12 @@ def test_shards_that_were_swapped_are_named(folder: Path) -> None:
 def listed(folder: Path, path: Path) -> None:
     """Puts a shard as it now is into the index: what is left to find is what it says of itself."""
     entry = index.read(folder, plan(compression="none").digest)[1]
-    told = path.stat()
-    index.append(folder, replace(entry, bytes=told.st_size, modified=told.st_mtime_ns, sha256=sha256_file(path)))
+    stat = path.stat()
+    index.append(folder, replace(entry, bytes=stat.st_size, modified=stat.st_mtime_ns, sha256=sha256_file(path)))
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value", "told"),
+    ("attribute", "value", "message"),
     [
         ("version", 2, "of version 2 · expected at most 1"),
         ("kind", "other", "of kind 'other'"),
@@ -148,16 +148,16 @@ def listed(folder: Path, path: Path) -> None:
     ],
 )
 def test_a_shard_of_a_newer_version_or_another_store_is_refused(
-    folder: Path, attribute: str, value: object, told: str
+    folder: Path, attribute: str, value: object, message: str
 ) -> None:
     path = folder / SHARD
     with h5py.File(path, "a") as file:
         file.attrs[attribute] = value
     listed(folder, path)
     store = open_store(folder)
-    with pytest.raises(ValueError, match=f"{SHARD} .*{told}"):
+    with pytest.raises(ValueError, match=f"{SHARD} .*{message}"):
         _ = store["resid_post.mean"].values
-    with pytest.raises(ValueError, match=f"{SHARD} .*{told}"):
+    with pytest.raises(ValueError, match=f"{SHARD} .*{message}"):
         open_store(folder, verify=True)
 
 
@@ -171,10 +171,10 @@ def test_a_foreign_file_in_a_shards_place_is_refused(folder: Path) -> None:
 
 def test_a_store_of_a_newer_version_is_refused(folder: Path) -> None:
     path = folder / "store.json"
-    told = json.loads(path.read_text())
-    told["version"] = 2
-    del told["sha256"]
-    path.write_text(json.dumps({**told, "sha256": sha256_text(canonical(told))}))
+    content = json.loads(path.read_text())
+    content["version"] = 2
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": sha256_text(canonical(content))}))
     with pytest.raises(ValueError, match=r"store\.json of version 2"):
         open_store(folder)
 
@@ -207,6 +207,6 @@ def test_entries_come_back_as_they_were_appended(tmp_path: Path) -> None:
     for entry in entries:
         index.append(tmp_path, entry)
     index.append(tmp_path, replace(entries[2], done=True))
-    found = index.read(tmp_path, "p")
-    assert list(found) == [1, 2, 3] and found[2].done
-    assert asdict(found[3]) == asdict(entries[0])
+    entries_read = index.read(tmp_path, "p")
+    assert list(entries_read) == [1, 2, 3] and entries_read[2].done
+    assert asdict(entries_read[3]) == asdict(entries[0])

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from stores import fork, in_child, is_whole, kill, names, plan, shards, write_batch, write_store
 
-from dit_lens.store import Filling, index, open_store
+from dit_lens.store import StoreWriter, index, open_store
 from dit_lens.store.writing import locked
+
+pytestmark = pytest.mark.filterwarnings("ignore:got .* left half written:UserWarning")
 
 BATCHES = 3
 KILLS = 25
-TRACED = ("dit_lens/store", "dit_lens/results")
+TRACED = ("dit_lens/store", "dit_lens/atomic_files")
 
 
 def call_at_line(number: int, call: Callable[[], None]) -> list[int]:
@@ -44,13 +46,13 @@ def call_at_line(number: int, call: Callable[[], None]) -> list[int]:
 
 
 def fill(folder: Path, diary: Path) -> None:
-    """Goes on filling the store; notes each batch as it begins."""
-    filling = Filling(folder, plan(batches=BATCHES), "{}")
-    filling.begin()
-    for batch in filling.todo():
+    """Goes on writing the store; notes each batch as it begins."""
+    writer = StoreWriter(folder, plan(batches=BATCHES), "{}")
+    writer.begin()
+    for batch in writer.todo():
         with diary.open("a") as file:
             file.write(f"{batch}\n")
-        write_batch(filling, batch)
+        write_batch(writer, batch)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,8 @@ def test_killed_at_any_line_and_started_again_it_is_the_same_to_the_byte(
 
         assert in_child(work) == signal.SIGKILL
         if (folder / "store.json").is_file():
-            found = open_store(folder, partial=True, verify=True)
-            assert is_whole(found)
+            store = open_store(folder, partial=True, verify=True)
+            assert is_whole(store)
         fill(folder, diary)
         assert shards(folder) == whole, f"killed at line {number}"
         assert is_whole(open_store(folder, verify=True))
@@ -114,37 +116,37 @@ def test_the_comparison_sees_another_byte(tmp_path: Path, unkilled: tuple[dict[s
 
 
 def test_what_a_living_writer_holds_is_refused_and_what_a_killed_one_held_is_not(tmp_path: Path) -> None:
-    filling = Filling(tmp_path, plan(), "{}")
-    filling.begin()
+    writer = StoreWriter(tmp_path, plan(), "{}")
+    writer.begin()
     ready, go = os.pipe()
 
     def work() -> None:
-        with filling.claim(0):
+        with writer.claim(0):
             os.write(go, b"x")
             signal.pause()
 
     child = fork(work)
     os.read(ready, 1)
-    with pytest.raises(BlockingIOError, match="shard-000000"), filling.claim(0):
+    with pytest.raises(BlockingIOError, match="shard-000000"), writer.claim(0):
         pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    write_batch(filling, 0)
-    assert 0 not in filling.todo()
+    write_batch(writer, 0)
+    assert 0 not in writer.todo()
     os.close(ready)
     os.close(go)
 
 
 def test_writers_at_once_make_every_batch_once(tmp_path: Path) -> None:
     """Four processes on one store: each takes what the others have not, and the index holds every batch once."""
-    made = plan(batches=12)
-    Filling(tmp_path, made, "{}").begin()
+    store_plan = plan(batches=12)
+    StoreWriter(tmp_path, store_plan, "{}").begin()
 
     def work() -> None:
-        filling = Filling(tmp_path, made, "{}")
-        for batch in filling.todo():
+        writer = StoreWriter(tmp_path, store_plan, "{}")
+        for batch in writer.todo():
             try:
-                write_batch(filling, batch)
+                write_batch(writer, batch)
             except BlockingIOError:
                 continue
 
@@ -155,7 +157,7 @@ def test_writers_at_once_make_every_batch_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_removed_and_made_anew_while_one_waits_is_not_held_twice(tmp_path: Path) -> None:
-    """Who got hold of a file that is gone by then must begin anew, or two would hold one name."""
+    """Who got hold of a file that is gone by then must begin again, or two would hold one name."""
     path, original, others = tmp_path / "lock", fcntl.flock, []
 
     def flock(file: Any, how: int) -> None:

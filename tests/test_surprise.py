@@ -1,141 +1,151 @@
-"""Surprise: what adds up over halves cancels, what depends on their match does not; table and figure."""
+"""Surprise: scores of errors by hand, scenes that a condition does not score, verdicts, the command and its figure."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
 import analyses.command
-import figures.output
-from analyses import surprise
-from analyses.surprise import CONDITIONS, Config, clip_errors, scores
-from dit_lens.clips import Quadruplet
-from dit_lens.datasets.miniphys import MiniPhys
-from dit_lens.lens import DiTLens
-from dit_lens.running import Evaluation
-from figures import surprise as figure
+from analyses.surprise import Config, run
+from dit_lens import results
+from dit_lens.measures.surprise import CONDITION, CONDITIONS, benchmark_scores, pooled_in, scores, table, verdict
+from figures.surprise import draw
 
-
-@pytest.fixture(scope="module")
-def crossed() -> list[Quadruplet]:
-    return MiniPhys("test", 4, ["colour", "inertia"])[:]
-
-
-def contrast(errors: np.ndarray) -> np.ndarray:
-    return errors[..., 2] + errors[..., 3] - errors[..., 0] - errors[..., 1]
-
-
-@pytest.mark.parametrize("match_matters", [False, True])
-def test_only_what_depends_on_both_halves_surprises(
-    match_matters: bool, lens: DiTLens, crossed: list[Quadruplet], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def velocity(evaluation: Evaluation) -> torch.Tensor:
-        x = evaluation.inputs["hidden_states"]
-        return (
-            x.sin() * x.std((1, 2, 3, 4), keepdim=True) if match_matters else x.sin() * x.std((1, 3, 4), keepdim=True)
-        )
-
-    monkeypatch.setattr(lens.model, "velocity", velocity)
-    errors = clip_errors(lens, crossed, Config(sigmas=(0.3, 0.7), draws=2))
-    assert errors.shape == (len(CONDITIONS), 2, len(crossed), 4)
-    assert (np.abs(contrast(errors)).max() > 1e-4) == match_matters
-
-
-def test_a_half_that_is_given_is_fed_clean_and_told_to_be(
-    lens: DiTLens, crossed: list[Quadruplet], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Evaluation] = []
-    run = lens.model.velocity
-    monkeypatch.setattr(lens.model, "velocity", lambda evaluation: (seen.append(evaluation), run(evaluation))[1])
-    clip_errors(lens, crossed, Config(sigmas=(0.5,), draws=1))
-    noised, given = (evaluation.inputs for evaluation in seen)
-    assert (noised["timestep"] == 500).all()
-    assert (given["timestep"][:, :48] == 0).all() and (given["timestep"][:, 48:] == 500).all()
-    clean = lens.encode([clip for role in range(4) for clip in (q.clips[role] for q in crossed)])
-    assert torch.equal(given["hidden_states"][:, :, :3], clean[:, :, :3])
-    assert torch.equal(given["hidden_states"][:, :, 3:], noised["hidden_states"][:, :, 3:])
+FEW = ["--controls", "mini-wan-random", "--test", "4", "--properties", "colour", "inertia", "--draws", "1"]
 
 
 def test_scores_by_hand() -> None:
     errors = np.array([[1.0, 3.0, 2.2, 2.2], [2.0, 2.0, 2.0, 2.4], [1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0]])
     properties = ["colour", "colour", "incline", "incline"]
     coordinates = {
-        "property": ("quadruplet", properties),
-        "crossed": ("quadruplet", [p == "colour" for p in properties]),
+        "property": ("scene", properties),
+        "crossed": ("scene", [p == "colour" for p in properties]),
+        "role": list("ABCD"),
     }
-    measured = scores(xr.DataArray(errors[None], dims=("model", "quadruplet", "role"), coords=coordinates))
+    measured = scores(xr.DataArray(errors[None], dims=("model", "scene", "role"), coords=coordinates))
     assert list(measured.property.values) == ["all", "colour", "incline"]
     assert measured.surprise.squeeze().values == pytest.approx([10.0, 10.0, 800.0])
     assert measured.share.squeeze().values == pytest.approx([1.0, 1.0, 1.0])
     assert (measured.low <= measured.surprise).all() and (measured.surprise <= measured.high).all()
 
 
-def call(arguments: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(analyses.command, "DATA", folder / "data")
-    monkeypatch.setattr(figures.output, "OUT", folder / "out")
-    monkeypatch.setattr(sys, "argv", ["surprise", *arguments])
-    analyses.command.main(Config, surprise.run, surprise.table, figure.draw, "surprise", surprise.__doc__)
-
-
-def test_table_and_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call(
-        ["--controls", "mini-wan-random", "--test", "22", "--draws", "1", "--sigmas", "0.5", "0.8"],
-        monkeypatch,
-        tmp_path,
+def pairs(models: dict[str, list[list[float]]], groups: list[str]) -> xr.Dataset:
+    """Errors (scene, role) of single pairs A, C by model, in one condition at one level."""
+    values = np.array(list(models.values()))[:, None, None]
+    coordinates = {"model": list(models), "condition": ["whole clip"], "sigma": [0.5], "role": ["A", "C"]}
+    return xr.Dataset(
+        {"error": (("model", "condition", "sigma", "scene", "role"), values)},
+        coordinates | {"group": ("scene", groups), "scene": [str(i) for i in range(len(groups))]},
     )
-    told = capsys.readouterr().out
-    assert all(condition in told for condition in CONDITIONS) and told.count("mini-wan-random") == 2 * len(CONDITIONS)
-    assert (tmp_path / "out" / "surprise.pdf").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("arguments", [["--sigmas", "0"], ["--sigmas", "1.2"], ["--sigmas"], ["--draws", "0"]])
-def test_bad_levels_and_draws_are_told(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        call(["--controls", "mini-wan-random", *arguments], monkeypatch, tmp_path)
-    assert stopped.value.code == 2 and "expected levels in (0, 1]" in capsys.readouterr().err
+def test_violations_of_one_valid_clip_are_one_observation() -> None:
+    """Pairs of three valid clips, the first with three violations of surprise 1, 2 and 3: one observation of 2."""
+    result = pairs({"m": [[2, 3], [2, 4], [2, 5], [1, 5], [1, 4]]}, ["x", "x", "x", "y", "z"])
+    measured = scores(result.error).squeeze()
+    assert float(measured.surprise) == pytest.approx(100 * (2 + 4 + 3) / (2 + 1 + 1))
+    assert float(measured.d_prime) == pytest.approx(3 / 1)  # of 2, 4, 3
+    assert list(measured.property.values.ravel()) == ["all"]  # without properties all there is
+
+
+def test_without_controls_or_with_a_control_that_does_as_well_the_verdict_says_so() -> None:
+    rising = [[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]
+    alone = verdict(pairs({"m": rising}, list("xyz")))
+    assert "133.3% [60.8, 384.7] larger on impossible" in alone and "(n = 3 scenes" in alone
+    assert alone.endswith("This is above 0, but no control was run.")
+    both = verdict(pairs({"m": rising, "r": rising}, list("xyz")))
+    assert "no more than in the controls: r (+133.3 [+60.8, +384.7])" in both
+    flat = pairs({"m": rising, "r": [[1.0, 1.0]] * 3}, list("xyz"))
+    assert verdict(flat).endswith("above 0 and above the control, r (+0.0 [+0.0, +0.0]).")
+    lost = verdict(pairs({"m": [[3.0, 1.0], [3.0, 4.0], [1.0, 1.0]]}, list("xyz")))
+    assert "smaller on impossible" in lost and "This is not above 0; no control was run." in lost
+    for full in (False, True):
+        assert "r  " in table(flat, full) and "nan" not in table(flat, full)
+    assert "AUROC" in table(flat, full=True)
+
+
+def test_of_a_single_scene_there_is_no_interval() -> None:
+    result = pairs({"m": [[1.0, 2.0]]}, ["x"])
+    assert "+100.00 [one scene]" in table(result) and "there is no conclusion" in verdict(result)
+    assert np.isnan(benchmark_scores(result).auroc).all()
+
+
+def test_a_condition_is_about_the_scenes_that_it_scores() -> None:
+    """Of three pairs one does not begin alike: it counts in the whole clip alone."""
+    result = pairs({"m": [[1.0, 2.0], [1.0, 4.0], [1.0, 9.0]]}, list("xyz"))
+    conditioned = result.assign_coords(condition=[CONDITION]).copy(deep=True)
+    conditioned.error[..., 2, :] = np.nan
+    both = xr.concat([result, conditioned], "condition")
+    both["peak"] = both.error
+    assert [pooled_in(both, str(c)) for c in both.condition.values] == ["3 scenes", "2 scenes"]
+    measured = scores(both.error.mean("sigma", skipna=False)).sel(property="all").squeeze()
+    assert measured.surprise.values == pytest.approx([400.0, 200.0])
+    assert "200.0%" in verdict(both) and "(n = 2 scenes" in verdict(both)
+    assert (benchmark_scores(both).pairwise == 1).all() and "nan" not in table(both, full=True)
+    none = scores(both.error.where(both.condition != CONDITION)).sel(condition=CONDITION)
+    assert np.isnan(none.surprise).all()
+
+
+def call(arguments: list[str], folder: Path) -> Path:
+    config = analyses.command.parse(Config, "surprise", [*arguments, "--out", str(folder)], None)
+    return analyses.command.answered("surprise", config, run, arguments)[0]
+
+
+def test_table_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = call([*FEW, "--read-at", "0.5", "0.8", "--full"], tmp_path)
+    printed = capsys.readouterr().out
+    assert all(condition in printed for condition in CONDITIONS)
+    assert printed.count("\nmini-wan-random") == 2 * len(CONDITIONS)
+    assert path.with_suffix(".pdf").stat().st_size > 5000
+    result = results.open_result(path)
+    assert result.sigma.values.tolist() == [0.5, 0.8] and result.crossed.all()
+    measured = scores(result.error.mean("sigma")).surprise.sel(condition=CONDITION, property="all")
+    assert float(measured.sel(model="mini-wan")) > 3 > 1 > abs(float(measured.sel(model="mini-wan-random")))
+    assert (result.peak >= result.error).all() and (result.peak > result.error).any()
+
+
+def test_pairs_of_one_condition_are_drawn(tmp_path: Path) -> None:
+    """As of data whose clips do not begin alike."""
+    result = pairs({"m": [[1.0, 2.0], [1.0, 3.0]]}, list("xy")).assign_coords(property=("scene", ["p", "p"]))
+    facts = {"dataset": "d", "split": "s", "seed": 0, "lens": {}, "config": {}}
+    result.attrs = {"provenance": results.provenance(**facts)}
+    assert draw(result, tmp_path / "surprise.pdf").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--read-at", "0"], "expected steps and noise levels above 0"),
+        (["--read-at", "1.2"], "noise level in [0, 1]"),
+        (["--read-at"], "expected one or more places"),
+        (["--draws", "0"], "at least 1 draw"),
+        (["--path", "inversion"], "expected noising"),
+    ],
+)
+def test_bad_levels_draws_and_paths_are_refused(arguments: list[str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got") as refused:
+        call([*FEW, *arguments], tmp_path)
+    assert says in str(refused.value) and not list(tmp_path.iterdir())
 
 
 def peaked() -> xr.Dataset:
     """Two scenes; impossible clips err no more on average, but the second scene's do at their peak."""
     mean = np.array([[1.0, 2.0, 1.0, 2.0], [3.0, 4.0, 3.0, 4.0]])
     peak = np.array([[1.0, 2.0, 1.0, 2.0], [3.0, 4.0, 8.0, 9.0]])
-    names = ("model", "condition", "sigma", "quadruplet", "role")
+    names = ("model", "condition", "sigma", "scene", "role")
     values = {key: (names, np.stack([x, x])[None, None]) for key, x in {"error": mean, "peak": peak}.items()}
-    coordinates = {"model": ["m"], "condition": ["c"], "quadruplet": ["a", "b"], "crossed": ("quadruplet", [1, 1])}
+    coordinates = {"model": ["m"], "condition": ["c"], "scene": ["a", "b"], "crossed": ("scene", [1, 1])}
+    coordinates["role"] = list("ABCD")
     return xr.Dataset(values, coordinates)
 
 
 def test_benchmark_scores_of_mean_and_peak_by_hand() -> None:
-    found = surprise.benchmark_scores(peaked()).squeeze()
-    assert found.pairwise.values == pytest.approx([0.5, 0.75])
-    assert found.relative_error.values == pytest.approx([0.0, 0.0])  # ties are no error
+    result = benchmark_scores(peaked()).squeeze()
+    assert result.pairwise.values == pytest.approx([0.5, 0.75])
+    assert result.relative_error.values == pytest.approx([0.0, 0.0])  # ties are no error
     # Of 4 x 4 pairs at the peak: 1 against 1, 2, 8, 9; 2 likewise; 3 and 4 lose to 8 and 9 only.
-    assert found.auroc.values == pytest.approx([0.5, (3.5 + 2.5 + 2 + 2) / 16])
-    assert (found.auroc_low <= found.auroc).all() and (found.auroc <= found.auroc_high).all()
-
-
-def test_a_brief_surprise_shows_in_the_peak_and_the_mean_is_the_mean_over_time(
-    lens: DiTLens, crossed: list[Quadruplet], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = Config(sigmas=(0.5,), draws=1)
-    frames = surprise.errors_in_time(lens, crossed, config)
-    assert frames.shape == (3, 1, 5, len(crossed), 4)
-    assert np.isnan(frames[1:, :, :3]).all() and np.isfinite(frames[1:, :, 3:]).all() and np.isfinite(frames[0]).all()
-    assert clip_errors(lens, crossed, config) == pytest.approx(np.nanmean(frames, axis=2))
-
-    def jolted(lens: DiTLens, clean: torch.Tensor, *rest: object) -> torch.Tensor:
-        """In impossible clips the error comes all in the last frame."""
-        jolt = torch.where(torch.arange(len(clean)) < len(clean) // 2, 0.0, 0.1)[:, None]
-        return 1 + jolt * torch.tensor([0.0, 0.0, 0.0, -1.0, 1.0])
-
-    monkeypatch.setattr(surprise, "frame_errors", jolted)
-    frames = surprise.errors_in_time(lens, crossed, config)
-    assert contrast(np.nanmean(frames, axis=2)) == pytest.approx(0, abs=1e-6)
-    assert contrast(np.nanmax(frames, axis=2)) == pytest.approx(0.2, abs=1e-6)
+    assert result.auroc.values == pytest.approx([0.5, (3.5 + 2.5 + 2 + 2) / 16])
+    assert (result.auroc_low <= result.auroc).all() and (result.auroc <= result.auroc_high).all()

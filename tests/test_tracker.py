@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dit_lens import tracker
-from dit_lens.clips import Clip, Quadruplet
-from dit_lens.datasets.miniphys import PROPERTIES, MiniPhys
-from dit_lens.datasets.miniphys.rendering import distance
-from dit_lens.datasets.miniphys.scenes import COLOURS, PALETTE, SHAPES, UNSEEN_SHAPES, WORLD
+from dit_lens.clips import Clip, Scene
 from dit_lens.models.codec import AutoencoderPatchPCA
-from dit_lens.tracker import Detection
-from dit_lens.tracker.scoring import visible_shares
+from dit_lens.toy import tracker
+from dit_lens.toy.miniphys import PROPERTIES, MiniPhys
+from dit_lens.toy.miniphys.rendering import distance
+from dit_lens.toy.miniphys.scenes import COLOURS, PALETTE, SHAPES, UNSEEN_SHAPES, WORLD
+from dit_lens.toy.tracker import Detection
+from dit_lens.toy.tracker.scoring import visible_shares
 from dit_lens.video import to_frames, to_tensor
 
 MAIN = 2.35  # radius from which on an object is no distractor
@@ -22,7 +22,7 @@ OCCLUDER = (0.35, 0.33, 0.36)
 
 
 @pytest.fixture(scope="module")
-def world() -> list[Quadruplet]:
+def world() -> list[Scene]:
     """One of each property."""
     return MiniPhys("test", len(PROPERTIES))[:]
 
@@ -55,18 +55,20 @@ def read(frames: np.ndarray) -> list[list[Detection]]:
     return tracker.track(frames, colours=tuple(COLOURS), shapes=SHAPES)
 
 
-def scores(found: list[list[list[Detection]]], clips: list[Clip]) -> dict[str, float]:
+def scores(detections: list[list[list[Detection]]], clips: list[Clip]) -> dict[str, float]:
     """Of main objects, and the precision of all detections."""
-    matches = [match for one, clip in zip(found, clips, strict=True) for match in tracker.compare(one, clip)]
+    matches = [
+        match for of_clip, clip in zip(detections, clips, strict=True) for match in tracker.compare(of_clip, clip)
+    ]
     main = tracker.summarise(match for match in matches if match.radius >= MAIN)
     return main | {"precision": tracker.summarise(matches)["precision"]}
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_rendered_truth_is_read_exactly_and_another_clips_truth_is_not(size: int) -> None:
-    clips = [q.a for q in MiniPhys("test", len(PROPERTIES) if size == 32 else 7, size=size)]
-    found = [read(clip.frames) for clip in clips]
-    right, wrong = scores(found, clips), scores(found, clips[1:] + clips[:1])
+    clips = [q["A"] for q in MiniPhys("test", len(PROPERTIES) if size == 32 else 7, size=size)]
+    detections = [read(clip.frames) for clip in clips]
+    right, wrong = scores(detections, clips), scores(detections, clips[1:] + clips[:1])
     assert right["objects"] > 20
     assert (right["recall"], right["colour"], right["shape"]) == (1, 1, 1)
     assert right["within_0.3"] >= 0.99 and right["error"] < 0.03
@@ -79,9 +81,9 @@ def test_rendered_truth_is_read_exactly_and_another_clips_truth_is_not(size: int
 def test_a_drawn_object_is_found_where_it_was_put(shape: str, size: int) -> None:
     for i, colour in enumerate(PALETTE):
         x, y, radius = 9.3 + 1.7 * i, 20.1 - 1.3 * i, 2.5 + 0.1 * i
-        (one,) = tracker.find_objects(put(canvas(size), shape, colour, radius, x, y))
-        assert (one.colour, one.shape, one.whole) == (colour, shape, True)
-        assert np.allclose(one.position, (x, y), atol=0.15) and abs(one.radius - radius) < 0.15
+        (detected,) = tracker.find_objects(put(canvas(size), shape, colour, radius, x, y))
+        assert (detected.colour, detected.shape, detected.whole) == (colour, shape, True)
+        assert np.allclose(detected.position, (x, y), atol=0.15) and abs(detected.radius - radius) < 0.15
 
 
 def test_grey_things_are_no_objects() -> None:
@@ -92,8 +94,8 @@ def test_grey_things_are_no_objects() -> None:
 
 def test_bytes_and_floats_are_read_alike() -> None:
     frame = put(canvas(), "square", "blue", 3, 12.4, 17.8).clip(0, 1)
-    (one,), (other,) = tracker.find_objects(frame), tracker.find_objects((255 * frame).round().astype(np.uint8))
-    assert np.allclose(one.position, other.position, atol=0.02)
+    (first,), (second,) = tracker.find_objects(frame), tracker.find_objects((255 * frame).round().astype(np.uint8))
+    assert np.allclose(first.position, second.position, atol=0.02)
 
 
 @pytest.mark.parametrize("edge", [12.0, 9.5, 8.0])
@@ -105,8 +107,8 @@ def test_what_an_occluder_cuts_off_is_placed_but_not_called_whole(edge: float) -
 
 
 def test_what_leaves_the_frame_is_placed_but_not_called_whole() -> None:
-    (one,) = tracker.find_objects(put(canvas(64), "square", "yellow", 3, 31, 15))
-    assert not one.whole and np.allclose(one.position, (31, 15), atol=0.3)
+    (detected,) = tracker.find_objects(put(canvas(64), "square", "yellow", 3, 31, 15))
+    assert not detected.whole and np.allclose(detected.position, (31, 15), atol=0.3)
 
 
 def test_an_object_that_covers_another_is_whole_and_the_other_is_not() -> None:
@@ -122,28 +124,35 @@ def test_a_gate_is_no_object_and_what_passes_it_is_one_in_the_colour_of_its_cent
     left, right = (put(gate, "square", colour, 3, x, 20) for colour in ("green", "red"))
     beyond = (np.arange(64) + 0.5) / 2 > 15
     assert tracker.find_objects(gate) == []
-    (one,) = tracker.find_objects(np.where(beyond[None, :, None], right, left))
-    assert np.allclose(one.position, (x, 20), atol=0.3) and one.shape == "square"
-    assert one.colour == ("red" if x > 15.6 else "green") or x == 15
+    (detected,) = tracker.find_objects(np.where(beyond[None, :, None], right, left))
+    assert np.allclose(detected.position, (x, 20), atol=0.3) and detected.shape == "square"
+    assert detected.colour == ("red" if x > 15.6 else "green") or x == 15
 
 
-def test_colours_survive_a_codec_and_places_nearly(world: list[Quadruplet], codec: AutoencoderPatchPCA) -> None:
-    found = []
+def test_colours_survive_a_codec_and_places_nearly(world: list[Scene], codec: AutoencoderPatchPCA) -> None:
+    detections = []
     for quadruplet in world[:7]:
-        latents = codec.encode(to_tensor(quadruplet.a.frames[None]), return_dict=False)[0].mode()
+        latents = codec.encode(to_tensor(quadruplet["A"].frames[None]), return_dict=False)[0].mode()
         frames = to_frames(codec.decode(latents, return_dict=False)[0])[0]
-        found.append(read(frames))
-    main = scores(found, [q.a for q in world[:7]])
+        detections.append(read(frames))
+    main = scores(detections, [q["A"] for q in world[:7]])
     assert main["recall"] > 0.85 and main["colour"] > 0.97 and main["error"] < 0.5 and main["part_whole"] < 0.4
 
 
-def seen(x: float, colour: str = "red", radius: float = 3.0) -> Detection:
+def detection(x: float, colour: str = "red", radius: float = 3.0) -> Detection:
     return Detection((x, 10.0), colour, "disc", radius, True, 3 * radius**2, 0.03)
 
 
 def test_an_object_is_followed_through_its_absence_and_a_far_one_is_another() -> None:
-    found = [[seen(4), seen(18, "blue", 1.8)], [seen(6), seen(18, "blue", 1.8)], [], [], [seen(12)], [seen(31)]]
-    main, small, far = tracker.follow(found)
+    frames = [
+        [detection(4), detection(18, "blue", 1.8)],
+        [detection(6), detection(18, "blue", 1.8)],
+        [],
+        [],
+        [detection(12)],
+        [detection(31)],
+    ]
+    main, small, far = tracker.follow(frames)
     assert np.allclose(main.position[:, 0], [4, 6, np.nan, np.nan, 12, np.nan], equal_nan=True)
     assert np.allclose(far.position[-1], (31, 10)) and np.isnan(far.position[:-1]).all()
     assert list(small.colour) == ["blue", "blue", "", "", "", ""] and list(small.whole) == [True] * 2 + [False] * 4
@@ -151,27 +160,27 @@ def test_an_object_is_followed_through_its_absence_and_a_far_one_is_another() ->
 
 
 def test_a_new_colour_does_not_end_a_track_but_its_own_colour_is_preferred() -> None:
-    (one,) = tracker.follow([[seen(4)], [], [seen(7, "green")]])
-    assert list(one.colour) == ["red", "", "green"]
-    two = tracker.follow([[seen(4), seen(8, "green")], [seen(6, "green"), seen(6.2)]])
+    (single,) = tracker.follow([[detection(4)], [], [detection(7, "green")]])
+    assert list(single.colour) == ["red", "", "green"]
+    two = tracker.follow([[detection(4), detection(8, "green")], [detection(6, "green"), detection(6.2)]])
     assert sorted(list(track.colour) for track in two) == [["green", "green"], ["red", "red"]]
 
 
-def test_main_objects_are_followed_along_their_true_paths(world: list[Quadruplet]) -> None:
-    for clip in (q.a for q in world if q.property not in ("permanence", "exchange")):  # none there, or two alike
+def test_main_objects_are_followed_along_their_true_paths(world: list[Scene]) -> None:
+    for clip in (q["A"] for q in world if q.property not in ("permanence", "exchange")):  # none there, or two alike
         main = tracker.follow(read(clip.frames))[0]
         off = np.linalg.norm(main.position - clip.tracks[0].position, axis=1)
         assert main.whole.any() and (off[main.whole] < 0.5).all()
 
 
-def test_nothing_found_is_nothing_recalled_and_each_mistake_is_counted(world: list[Quadruplet]) -> None:
-    clip = next(q.a for q in world if q.property == "inertia")
-    found = tracker.track(clip.frames)
+def test_nothing_found_is_nothing_recalled_and_each_mistake_is_counted(world: list[Scene]) -> None:
+    clip = next(q["A"] for q in world if q.property == "inertia")
+    detections = tracker.track(clip.frames)
 
     def summary(change) -> dict[str, float]:
-        return tracker.summarise(tracker.compare([[change(one) for one in frame] for frame in found], clip))
+        return tracker.summarise(tracker.compare([[change(each) for each in frame] for frame in detections], clip))
 
-    none = tracker.summarise(tracker.compare([[] for _ in found], clip))
+    none = tracker.summarise(tracker.compare([[] for _ in detections], clip))
     assert none["recall"] == 0 and np.isnan(none["precision"])
     true, moved = summary(lambda d: d), summary(lambda d: replace(d, position=(d.position[0] + 1, d.position[1])))
     assert true["recall"] == true["colour"] == true["shape"] == true["precision"] == 1 and true["error"] < 0.1
@@ -181,7 +190,7 @@ def test_nothing_found_is_nothing_recalled_and_each_mistake_is_counted(world: li
     assert summary(lambda d: replace(d, position=(-20.0, -20.0)))["precision"] == 0
 
 
-def test_visible_shares_are_none_where_hidden_and_all_before_the_occluder(world: list[Quadruplet]) -> None:
+def test_visible_shares_are_none_where_hidden_and_all_before_the_occluder(world: list[Scene]) -> None:
     hidden = shown = 0
     for clip in (clip for q in world for clip in q.clips):
         shares = visible_shares(clip)
@@ -191,8 +200,8 @@ def test_visible_shares_are_none_where_hidden_and_all_before_the_occluder(world:
     assert hidden > 100 and shown > 100
 
 
-def test_mistakes_are_told(world: list[Quadruplet]) -> None:
-    clip = world[0].a
+def test_mistakes_are_told(world: list[Scene]) -> None:
+    clip = world[0]["A"]
     with pytest.raises(ValueError, match=r"got a frame of shape .* expected \(H, H, 3\) · for several frames, track"):
         tracker.find_objects(clip.frames)
     with pytest.raises(ValueError, match="did you mean 'green'"):

@@ -10,10 +10,10 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import load_file
 
 from dit_lens.lens import DiTLens
-from dit_lens.training import world_model
-from dit_lens.training.card import continue_from
-from dit_lens.training.flow_matching import MODES, STATE, Config, State, draw_levels, draw_mode, flow_loss, velocity
-from dit_lens.training.world_model import run
+from dit_lens.toy.training import world_model
+from dit_lens.toy.training.card import continue_from
+from dit_lens.toy.training.flow_matching import MODES, STATE, Config, State, draw_levels, draw_mode, flow_loss, velocity
+from dit_lens.toy.training.world_model import run
 
 TINY = {"quadruplets": 11, "batch_size": 4, "minutes": 60.0, "device": "cpu", "checkpoints": (1,)}
 
@@ -32,9 +32,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_levels_are_laid_over_frames_as_the_mode_says() -> None:
     whole, prefix, per_frame = (draw_levels(mode, 200, 5, Config(), generator()) for mode in MODES)
     assert (whole == whole[:, :1]).all() and (whole > 0).all()
-    given = (prefix == 0).sum(1)
-    assert set(given.tolist()) == {1, 2, 3, 4}
-    for levels, known in zip(prefix, given, strict=True):
+    known_frames = (prefix == 0).sum(1)
+    assert set(known_frames.tolist()) == {1, 2, 3, 4}
+    for levels, known in zip(prefix, known_frames, strict=True):
         assert (levels[:known] == 0).all() and (levels[known:] == levels[-1]).all() and levels[-1] > 0
     assert (per_frame.std(1) > 0).all() and (per_frame > 0).all()
 
@@ -48,16 +48,16 @@ def test_modes_are_drawn_as_often_as_they_should() -> None:
 
 def test_frames_that_are_given_do_not_count_in_the_loss() -> None:
     clean, levels = torch.zeros(2, 3, 5, 8, 8), torch.tensor([[0.0, 0.0, 0.5, 0.5, 0.5]] * 2)
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     def model(noisy: torch.Tensor, timesteps: torch.Tensor, prompt: torch.Tensor, return_dict: bool) -> tuple:
-        seen.extend([noisy, timesteps])
+        inputs.extend([noisy, timesteps])
         guess = noisy / 0.5  # right where half is noise
         guess[:, :, :2] = 100.0
         return (guess,)
 
     assert float(flow_loss(model, clean, levels, generator())) == pytest.approx(0, abs=1e-10)
-    noisy, timesteps = seen
+    noisy, timesteps = inputs
     assert not noisy[:, :, :2].any() and noisy[:, :, 2:].any()
     assert timesteps.shape == (2, 80) and set(timesteps[0, :32].tolist()) == {0.0} and timesteps[0, 32] == 500
 
@@ -79,10 +79,10 @@ def test_a_continuation_keeps_what_it_was_given() -> None:
     def model(noisy: torch.Tensor, timesteps: torch.Tensor, prompt: torch.Tensor, return_dict: bool) -> tuple:
         return (torch.ones_like(noisy),)
 
-    made = continue_from(model, latents, 3, generator(1))
-    assert torch.equal(made[:, :, :3], latents[:, :, :3])
+    continued = continue_from(model, latents, 3, generator(1))
+    assert torch.equal(continued[:, :, :3], latents[:, :, :3])
     noise = torch.randn(latents.shape, generator=generator(1))
-    torch.testing.assert_close(made[:, :, 3:], noise[:, :, 3:] - 1)
+    torch.testing.assert_close(continued[:, :, 3:], noise[:, :, 3:] - 1)
 
 
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,10 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pyt
             run(Config(out=tmp_path / "parts", steps=4, save_every=2, **TINY))
     assert saves == 1
     parts = run(Config(out=tmp_path / "parts", steps=4, save_every=2, **TINY))
-    one, other = (load_file(folder / STATE) for folder in (whole, parts))
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    uninterrupted, resumed = (load_file(folder / STATE) for folder in (whole, parts))
+    assert uninterrupted.keys() == resumed.keys() and all(
+        torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted
+    )
 
 
 def test_training_leaves_the_attention_of_other_models_alone(tmp_path: Path) -> None:
@@ -127,5 +129,5 @@ def test_a_trained_folder_loads_as_a_lens(tmp_path: Path, model: str, says: str)
     early = DiTLens.from_pretrained(f"{folder}@step1")
     weights = [lens.transformer.state_dict()["proj_out.weight"] for lens in (lens, early)]
     assert not torch.equal(*weights)
-    with pytest.raises(ValueError, match="expected one that was kept: 1"):
+    with pytest.raises(ValueError, match="expected a saved checkpoint: 1"):
         DiTLens.from_pretrained(f"{folder}@step7")

@@ -60,11 +60,11 @@ def record(reached: int) -> xr.Dataset:
 def test_a_schedule_is_the_schedulers_own_reversed(name: str, steps: int) -> None:
     scheduler = SCHEDULERS[name]
     schedule = Schedule.from_scheduler(scheduler, steps)
-    own = type(scheduler).from_config(scheduler.config)
-    own.set_timesteps(steps)
+    reference = type(scheduler).from_config(scheduler.config)
+    reference.set_timesteps(steps)
     assert len(schedule) == steps
-    assert schedule.sigmas == tuple(own.sigmas.tolist()[::-1])
-    assert schedule.timesteps == (0.0, *(float(t) for t in reversed(own.timesteps)))
+    assert schedule.sigmas == tuple(reference.sigmas.tolist()[::-1])
+    assert schedule.timesteps == (0.0, *(float(t) for t in reversed(reference.timesteps)))
     assert schedule.sigmas[0] == 0.0
     assert all(low < high for low, high in zip(schedule.sigmas, schedule.sigmas[1:], strict=False))
 
@@ -78,11 +78,11 @@ def test_schedulers_give_different_levels() -> None:
 @pytest.mark.parametrize("mu", [0.95, 1.3])
 @pytest.mark.parametrize("steps", [2, 10, 50])
 def test_levels_that_depend_on_the_size_are_the_schedulers_own(mu: float, steps: int) -> None:
-    own = FlowMatchEulerDiscreteScheduler.from_config(BY_SIZE.config)
-    own.set_timesteps(sigmas=from_noise(steps), mu=mu)
+    reference = FlowMatchEulerDiscreteScheduler.from_config(BY_SIZE.config)
+    reference.set_timesteps(sigmas=from_noise(steps), mu=mu)
     schedule = Schedule.from_scheduler(BY_SIZE, steps, sigmas=from_noise(steps), mu=mu)
-    assert schedule.sigmas == tuple(own.sigmas.tolist()[::-1]) and schedule.sigmas[1] == pytest.approx(0.1)
-    assert schedule.timesteps == (0.0, *own.timesteps.tolist()[::-1])
+    assert schedule.sigmas == tuple(reference.sigmas.tolist()[::-1]) and schedule.sigmas[1] == pytest.approx(0.1)
+    assert schedule.timesteps == (0.0, *reference.timesteps.tolist()[::-1])
 
 
 def test_levels_that_are_shifted_again_are_others() -> None:
@@ -138,10 +138,10 @@ def test_shifted_levels_by_hand_and_as_diffusers_shifts_them() -> None:
         (0, 500, 750, 1000)
     )
     assert shifted.shifted(1 / 3).sigmas == pytest.approx(schedule.sigmas)
-    plain, own = (
+    plain, by_diffusers = (
         Schedule.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=s), 10, sigmas=from_noise(10)) for s in (1.0, 3.0)
     )
-    assert plain.shifted(3).sigmas == pytest.approx(own.sigmas) and plain.shifted(1).sigmas == plain.sigmas
+    assert plain.shifted(3).sigmas == pytest.approx(by_diffusers.sigmas) and plain.shifted(1).sigmas == plain.sigmas
     with pytest.raises(ValueError, match="expected a positive one"):
         schedule.shifted(0)
 
@@ -185,9 +185,9 @@ def test_a_slice_takes_clips_with_their_ids_at_all_steps() -> None:
 
 
 def test_a_slice_takes_the_conditioning_of_its_clips() -> None:
-    shared, own = trajectory(text=1)[1:], trajectory(text=3)[1:]
+    shared, separate = trajectory(text=1)[1:], trajectory(text=3)[1:]
     assert shared.conditioning.tensors["encoder_hidden_states"].flatten().tolist() == [0]
-    assert own.conditioning.tensors["encoder_hidden_states"].flatten().tolist() == [1, 2]
+    assert separate.conditioning.tensors["encoder_hidden_states"].flatten().tolist() == [1, 2]
 
 
 def test_a_single_clip_is_asked_for_by_a_slice() -> None:
@@ -196,17 +196,17 @@ def test_a_single_clip_is_asked_for_by_a_slice() -> None:
 
 
 def test_a_record_says_how_each_step_went() -> None:
-    told = trajectory().record
-    assert told.evaluations.sum("step").values.tolist() == [20, 20, 20]
-    assert np.isnan(told.residual.sel(step=0)).all() and told.residual.sel(step=3).values.tolist() == [0.125] * 3
-    assert told.told_timestep.values[1:].tolist() == [250, 500, 750, 1000]
+    record = trajectory().record
+    assert record.evaluations.sum("step").values.tolist() == [20, 20, 20]
+    assert np.isnan(record.residual.sel(step=0)).all() and record.residual.sel(step=3).values.tolist() == [0.125] * 3
+    assert record.fed_timestep.values[1:].tolist() == [250, 500, 750, 1000]
 
 
 def test_the_record_of_a_sampler_lies_in_steps_from_data() -> None:
     steps = [Step(torch.zeros(1, 1, 1, 1, 1)), *(Step(torch.zeros(1, 1, 1, 1, 1), (level,)) for level in (1.0, 0.5))]
-    told = record_of(steps, Schedule((0, 0.5, 1), (0, 600, 1000)), 2)
-    assert told.step.values.tolist() == [0, 1, 2] and told.evaluations.values.ravel().tolist() == [1, 1, 0]
-    assert told.told_timestep.values[:2].tolist() == [600, 1000] and told.converged.all()
+    record = record_of(steps, Schedule((0, 0.5, 1), (0, 600, 1000)), 2)
+    assert record.step.values.tolist() == [0, 1, 2] and record.evaluations.values.ravel().tolist() == [1, 1, 0]
+    assert record.fed_timestep.values[:2].tolist() == [600, 1000] and record.converged.all()
 
 
 def test_a_step_that_is_not_solved_shows() -> None:
@@ -220,16 +220,25 @@ def test_a_trajectory_comes_back_from_disk_bit_for_bit(dtype: torch.dtype, tmp_p
     latents = torch.randn(5, 3, 2, 1, 1, 1, dtype=dtype)
     latents[0, 0, 0] = torch.nan
     mask = torch.tensor([[True], [False], [True]])
-    told = Conditioning({**whole.conditioning.tensors, "mask": mask, "half": torch.randn(3, 2).bfloat16()}, "a ball")
+    conditioning = Conditioning(
+        {**whole.conditioning.tensors, "mask": mask, "half": torch.randn(3, 2).bfloat16()}, "a ball"
+    )
     kept = Trajectory(
-        latents, whole.schedule, told, whole.solver, "invert", whole.clip_ids, whole.record, {"model": "by hand"}
+        latents,
+        whole.schedule,
+        conditioning,
+        whole.solver,
+        "invert",
+        whole.clip_ids,
+        whole.record,
+        {"model": "by hand"},
     )
     again = Trajectory.open(kept.save(tmp_path / "path.h5"))
     assert again.latents.dtype == dtype and again.latents.shape == latents.shape
     bits = torch.uint8
     assert torch.equal(again.latents.view(bits), latents.view(bits))
-    assert again.conditioning.hash == told.hash and again.conditioning.prompt == "a ball"
-    assert all(torch.equal(again.conditioning.tensors[name], t) for name, t in told.tensors.items())
+    assert again.conditioning.hash == conditioning.hash and again.conditioning.prompt == "a ball"
+    assert all(torch.equal(again.conditioning.tensors[name], t) for name, t in conditioning.tensors.items())
     assert again.schedule.sigmas == whole.schedule.sigmas and again.schedule.timesteps == whole.schedule.timesteps
     assert (again.solver, again.direction, again.clip_ids) == (whole.solver, "invert", whole.clip_ids)
     xr.testing.assert_identical(again.record, whole.record)

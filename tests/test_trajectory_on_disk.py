@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import weakref
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, flow
 from dit_lens.conditioning import Guidance
+from dit_lens.hook_points import Hook
 from dit_lens.trajectory import Trajectory
 from dit_lens.trajectory.on_disk import opened_lazily
 
@@ -34,9 +36,9 @@ def latents() -> Tensor:
     return torch.cat([noise(), noise(1), noise(2)])
 
 
-def same(one: Trajectory, other: Trajectory) -> bool:
-    assert one.record is not None and other.record is not None
-    return torch.equal(one.latents, other.latents) and one.record.identical(other.record)
+def same(first: Trajectory, second: Trajectory) -> bool:
+    assert first.record is not None and second.record is not None
+    return torch.equal(first.latents, second.latents) and first.record.identical(second.record)
 
 
 def test_a_path_on_disk_is_the_one_in_memory(lens: DiTLens, latents: Tensor, tmp_path: Path) -> None:
@@ -112,10 +114,13 @@ def test_a_path_that_breaks_off_leaves_nothing(
 ) -> None:
     file = tmp_path / "path.h5"
     file.write_text("what lay there before")
-    broken = latents.clone()
-    broken[2] = torch.nan
-    with pytest.raises(FloatingPointError):
-        lens.invert(broken, 2, "euler", batch_size=1, to=file)
+    calls = iter(range(9))  # two to a clip: the last one breaks off
+
+    def break_off(x: Tensor, hook: Hook) -> Tensor:
+        return x * torch.nan if next(calls) == 4 else x
+
+    with pytest.raises(FloatingPointError), lens.hooks([("hook_velocity", break_off)]):
+        lens.invert(latents, 2, "euler", batch_size=1, to=file)
     assert file.read_text() == "what lay there before" and [f.name for f in tmp_path.iterdir()] == ["path.h5"]
 
 
@@ -135,3 +140,20 @@ def test_a_path_saved_whole_is_not_read_lazily(lens: DiTLens, latents: Tensor, t
         opened_lazily(file)
     with pytest.raises(FileNotFoundError):
         opened_lazily(tmp_path / "other.h5")
+
+
+def test_a_file_that_somebody_else_has_open_is_not_told_as_damaged(
+    lens: DiTLens, latents: Tensor, tmp_path: Path
+) -> None:
+    file = tmp_path / "path.h5"
+    lens.invert(latents, 2, "euler", to=file)
+    with file.open("r+b") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        for opened in (opened_lazily, Trajectory.open):
+            with pytest.raises(ValueError, match="another program has it open") as refused:
+                opened(file)
+            assert "make it again" not in str(refused.value)
+    assert same(opened_lazily(file), Trajectory.open(file))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="make it again"):
+        opened_lazily(file)

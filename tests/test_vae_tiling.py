@@ -64,7 +64,7 @@ def test_slices_are_encoded_and_decoded_clip_by_clip(lens: DiTLens, monkeypatch:
     pixels = decoded(lens, latent)
     encode, decode = vae._encode, vae._decode
     monkeypatch.setattr(vae, "_encode", lambda x: sizes.append(len(x)) or encode(x))
-    monkeypatch.setattr(vae, "_decode", lambda z, **own: sizes.append(len(z)) or decode(z, **own))
+    monkeypatch.setattr(vae, "_decode", lambda z, **options: sizes.append(len(z)) or decode(z, **options))
     decoded(lens, lens.encode(frames(2)))
     vae.enable_slicing()
     torch.testing.assert_close(lens.encode(frames(2)), latent, rtol=0, atol=1e-5)
@@ -79,6 +79,6 @@ def test_an_autoencoder_in_bfloat16_takes_a_float32_latent() -> None:
     rounded = coarse.encode(frames())
     assert rounded.dtype == latent.dtype == torch.float32 and coarse.pipeline.vae.dtype == torch.bfloat16
     assert 0 < (rounded - latent).abs().mean() < 0.05 * latent.abs().mean()
-    pixels, other = decoded(exact, latent), decoded(coarse, latent)
-    assert other.dtype == torch.float32
-    assert 0 < (other - pixels).abs().mean() < 0.3 * pixels.abs().mean()
+    pixels, rounded_pixels = decoded(exact, latent), decoded(coarse, latent)
+    assert rounded_pixels.dtype == torch.float32
+    assert 0 < (rounded_pixels - pixels).abs().mean() < 0.3 * pixels.abs().mean()

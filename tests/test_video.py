@@ -66,3 +66,13 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(reference + 0.2, reference).item() == pytest.approx(20.0, abs=1e-4)
     assert psnr(reference + 0.02, reference).item() == pytest.approx(40.0, abs=1e-3)
     assert math.isinf(psnr(reference, reference).item())
+
+
+def test_a_video_that_is_not_finite_is_no_picture() -> None:
+    video = torch.zeros(1, 3, 2, 4, 4)
+    for unsound in (torch.nan, torch.inf):
+        video[0, 1, 0, 2, 3] = unsound
+        with pytest.raises(ValueError, match="got a video of which 1 of 96 values are not finite"):
+            to_frames(video)
+    video[0, 1, 0, 2, 3] = 7
+    assert to_frames(video)[0, 0, 2, 3].tolist() == [128, 255, 128]

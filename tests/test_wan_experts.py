@@ -17,10 +17,10 @@ from small_pipelines import wan as pipeline_of
 from torch import Tensor
 
 from dit_lens import Conditioning, DiTLens, edits
+from dit_lens.interventions import sweep
 from dit_lens.metrics import Run, VelocityProjection
 from dit_lens.models import EMPTY_PROMPT
-from dit_lens.running import Experts, Request
-from dit_lens.sweeps import sweep, sweep_literally
+from dit_lens.running import Request
 
 STEPS = 5
 HIGH, LOW = "high_noise", "low_noise"
@@ -44,9 +44,9 @@ def counted(lens: DiTLens) -> Iterator[list[str]]:
         handle.remove()
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
+def call(lens: DiTLens, **options: Any) -> Tensor:
     arguments = {"prompt_embeds": text(), "guidance_scale": 1.0, "num_inference_steps": STEPS, "latents": noise()}
-    return lens.pipeline(**CALL | arguments | own).frames
+    return lens.pipeline(**CALL | arguments | options).frames
 
 
 def expected(lens: DiTLens, order: range) -> list[str]:
@@ -86,11 +86,11 @@ def test_an_evaluation_is_the_stock_transformer_of_its_level_to_the_bit(lens: Di
 
 def test_hooks_act_on_both_experts_of_the_users_own_call_and_say_which(lens: DiTLens) -> None:
     plain = call(lens)
-    seen: list[tuple[int | None, str | None]] = []
-    with counted(lens) as ran, lens.hooks([("hook_latent", lambda x, hook: seen.append((hook.step, hook.expert)))]):
+    calls: list[tuple[int | None, str | None]] = []
+    with counted(lens) as ran, lens.hooks([("hook_latent", lambda x, hook: calls.append((hook.step, hook.expert)))]):
         assert torch.equal(call(lens), plain)
     assert ran == expected(lens, range(STEPS, 0, -1))
-    assert seen == list(zip(range(STEPS, 0, -1), ran, strict=True))
+    assert calls == list(zip(range(STEPS, 0, -1), ran, strict=True))
 
 
 def test_hooks_of_one_expert_leave_the_other_alone(lens: DiTLens) -> None:
@@ -148,10 +148,10 @@ def test_both_experts_are_verified_when_loaded() -> None:
 
 
 def test_the_names_and_shapes_are_those_of_one_transformer(lens: DiTLens) -> None:
-    one = lens_on(pipeline_of())
-    assert list(lens.hook_points(noise()).name) == list(one.hook_points(noise()).name)
+    single = lens_on(pipeline_of())
+    assert list(lens.hook_points(noise()).name) == list(single.hook_points(noise()).name)
     assert lens.facts()["experts"] == "high_noise, low_noise; boundary 0.7"
-    assert isinstance(lens.model, Experts) and "experts" not in one.facts()
+    assert lens.model.boundary == 0.7 and single.model.boundary is None and "experts" not in single.facts()
 
 
 def test_a_trace_is_over_the_expert_of_its_level(lens: DiTLens) -> None:
@@ -178,12 +178,12 @@ def test_a_pipeline_loaded_with_one_expert_runs_at_its_levels_only() -> None:
 
 def test_blocks_of_one_expert_are_not_followed_by_those_of_the_other(lens: DiTLens) -> None:
     path = lens.noising(torch.zeros_like(noise()), noise(), steps=STEPS)
-    for step, other in ((STEPS, 1), (1, STEPS)):
+    for step, other_step in ((STEPS, 1), (1, STEPS)):
         velocity, cache = lens.run_with_cache(path, step=step)
-        again, _ = lens.run_suffix(lens.evaluation(path, step), 1, cache, {}, Request())
+        again, _ = lens.model.run_suffix(lens.evaluation(path, step), 1, cache, {}, Request())
         assert torch.equal(again, velocity)
         with pytest.raises(ValueError, match="another transformer"):
-            lens.run_suffix(lens.evaluation(path, other), 1, cache, {}, Request())
+            lens.model.run_suffix(lens.evaluation(path, other_step), 1, cache, {}, Request())
 
 
 def test_a_folder_of_two_experts_is_loaded_as_it_was_saved(lens: DiTLens, tmp_path: Path) -> None:
@@ -202,8 +202,11 @@ def test_a_head_is_patched_in_the_expert_of_its_step(lens: DiTLens) -> None:
     for step in (1, STEPS - 1):
         at, source = lens.evaluation(corrupted, step), lens.evaluation(clean, step)
         with torch.no_grad():
-            other, changes = Run(*lens.model.run(source)), head_patches(lens, source)
-        fast, slow = (f(lens, at, changes, metrics, other).effect["velocity"] for f in (sweep, sweep_literally))
+            clean_run, changes = Run(*lens.model.run(source)), head_patches(lens, source)
+        fast, slow = (
+            sweep(lens, at, changes, metrics, clean_run, method=method).effect["velocity"]
+            for method in ("exact", "literal")
+        )
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
         assert fast.abs().max() > 1e-4
 

@@ -40,18 +40,18 @@ def frames_of(name: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def made(request: pytest.FixtureRequest) -> tuple[DiTLens, dict[str, Any]]:
+def lens_and_call(request: pytest.FixtureRequest) -> tuple[DiTLens, dict[str, Any]]:
     """A lens that is told of the frames, and the arguments of the pipeline's own call."""
-    pipe, given = pipeline(request.param), frames_of(request.param)
-    told = wan.encode_image(pipe, given["image"], VIDEO, given.get("last_image"))
+    pipe, images = pipeline(request.param), frames_of(request.param)
+    tensors = wan.encode_image(pipe, images["image"], VIDEO, images.get("last_image"))
     prompt = text(tokens=512)
-    lens = lens_on(pipe, **told | {"encoder_hidden_states": prompt})
-    call = CALL | given | {"prompt_embeds": prompt, "guidance_scale": 1.0, "num_inference_steps": STEPS}
+    lens = lens_on(pipe, **tensors | {"encoder_hidden_states": prompt})
+    call = CALL | images | {"prompt_embeds": prompt, "guidance_scale": 1.0, "num_inference_steps": STEPS}
     return lens, call | {"latents": noise()}
 
 
-def test_what_is_fed_is_what_the_pipeline_feeds(made: tuple[DiTLens, dict[str, Any]]) -> None:
-    lens, call = made
+def test_what_is_fed_is_what_the_pipeline_feeds(lens_and_call: tuple[DiTLens, dict[str, Any]]) -> None:
+    lens, call = lens_and_call
     fed: list[dict[str, Any]] = []
     handles = [
         member.transformer.register_forward_pre_hook(lambda module, args, kwargs: fed.append(kwargs), with_kwargs=True)
@@ -61,25 +61,25 @@ def test_what_is_fed_is_what_the_pipeline_feeds(made: tuple[DiTLens, dict[str, A
     for handle in handles:
         handle.remove()
     assert len(fed) == STEPS
-    for given in fed:
-        latent = given["hidden_states"][:, :4]
-        own = lens.model.evaluation(latent, given["timestep"], lens.conditioning).inputs
+    for expected in fed:
+        latent = expected["hidden_states"][:, :4]
+        inputs = lens.model.evaluation(latent, expected["timestep"], lens.conditioning).inputs
         for name in ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"):
-            assert (own.get(name) is None) == (given[name] is None), name
-            assert given[name] is None or torch.equal(own[name], given[name].float()), name
+            assert (inputs.get(name) is None) == (expected[name] is None), name
+            assert expected[name] is None or torch.equal(inputs[name], expected[name].float()), name
 
 
-def test_our_sampler_is_the_pipelines_own(made: tuple[DiTLens, dict[str, Any]]) -> None:
-    lens, call = made
+def test_our_sampler_is_the_pipelines_own(lens_and_call: tuple[DiTLens, dict[str, Any]]) -> None:
+    lens, call = lens_and_call
     start = lens.noising(torch.zeros_like(noise()), noise(), steps=STEPS)
     ours = lens.sample(start, solver="euler").latents[0]
     torch.testing.assert_close(ours, lens.pipeline(**call).frames, rtol=0, atol=1e-5)
-    other = lens.pipeline(**call | {"image": image(3)}).frames
-    assert (other - ours).abs().max() > 1e-3  # the first frame matters
+    different = lens.pipeline(**call | {"image": image(3)}).frames
+    assert (different - ours).abs().max() > 1e-3  # the first frame matters
 
 
-def test_hooks_act_on_the_pipelines_own_calls(made: tuple[DiTLens, dict[str, Any]]) -> None:
-    lens, call = made
+def test_hooks_act_on_the_pipelines_own_calls(lens_and_call: tuple[DiTLens, dict[str, Any]]) -> None:
+    lens, call = lens_and_call
     plain = lens.pipeline(**call).frames
     kept = lens.generate(names_filter=["hook_latent", "hook_velocity", "hook_x0"], **call)
     assert torch.equal(kept.frames, plain)
@@ -94,16 +94,16 @@ def test_hooks_act_on_the_pipelines_own_calls(made: tuple[DiTLens, dict[str, Any
 
 def test_the_condition_is_no_part_of_the_latent() -> None:
     model = HookedTransformer(build("wan22_i2v"), "small")
-    latent, told = model.family.example(model.transformer, torch.Generator().manual_seed(0))
-    fed = model.family.inputs(model.transformer, latent, torch.tensor([500.0]), told)["hidden_states"]
-    assert torch.equal(fed[:, :4], latent) and torch.equal(fed[:, 4:], told["condition"])
+    latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
+    fed = model.family.inputs(model.transformer, latent, torch.tensor([500.0]), tensors)["hidden_states"]
+    assert torch.equal(fed[:, :4], latent) and torch.equal(fed[:, 4:], tensors["condition"])
 
 
 @pytest.mark.parametrize("name", ["wan_i2v", "skyreels_i2v"])
 def test_zeroing_the_image_mix_is_zeroing_the_values_of_image_tokens(name: str) -> None:
     model = HookedTransformer(build(name), name)
-    latent, told = model.family.example(model.transformer, torch.Generator().manual_seed(0))
-    evaluation = model.evaluation(latent, 500.0, wan.Conditioning(told))
+    latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
+    evaluation = model.evaluation(latent, 500.0, wan.Conditioning(tensors))
     plain = model.velocity(evaluation)
     edited, _ = model.run_with(evaluation, {"blocks.1.cross_attn.img.hook_z": [edits.zero()]}, Request())
     values = model.transformer.blocks[1].attn2.add_v_proj
@@ -121,9 +121,9 @@ def test_zeroing_the_image_mix_is_zeroing_the_values_of_image_tokens(name: str) 
 @pytest.mark.parametrize("name", ["wan_i2v", "skyreels_i2v"])
 def test_text_and_image_have_a_softmax_each_and_their_mixes_are_summed(name: str) -> None:
     model = HookedTransformer(build(name), name)
-    latent, told = model.family.example(model.transformer, torch.Generator().manual_seed(0))
+    latent, tensors = model.family.example(model.transformer, torch.Generator().manual_seed(0))
     names = ["blocks.1.cross_attn.*", "blocks.1.cross_attn.*pattern", "blocks.1.cross_attn.*result"]
-    _, cache = model.run_with(model.evaluation(latent, 500.0, wan.Conditioning(told)), {}, Request(names))
+    _, cache = model.run_with(model.evaluation(latent, 500.0, wan.Conditioning(tensors)), {}, Request(names))
     home = "blocks.1.cross_attn"
     for part, tokens in ((home, 512), (f"{home}.img", 5)):
         pattern = cache[f"{part}.hook_pattern"]
@@ -151,8 +151,8 @@ def test_what_is_missing_is_asked_for() -> None:
     lens = lens_on(image_to_video("wan22_i2v"))
     with pytest.raises(ValueError, match="without condition"):
         lens.invert(noise(), steps=2)
-    told = wan.encode_image(lens.pipeline, image(), VIDEO)
-    assert set(told) == {"condition"}
+    tensors = wan.encode_image(lens.pipeline, image(), VIDEO)
+    assert set(tensors) == {"condition"}
     short = lens_on(pipeline("wan_i2v"), **wan.encode_image(pipeline("wan_i2v"), image(), VIDEO))
     with pytest.raises(ValueError, match="3 text tokens beside an image · expected 512"):
         short.invert(noise(), steps=2)

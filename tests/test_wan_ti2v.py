@@ -30,38 +30,38 @@ def free() -> DiTLens:
     return lens_on(text_to_video(expand_timesteps=True))
 
 
-def call(lens: DiTLens, **own: Any) -> Tensor:
+def call(lens: DiTLens, **options: Any) -> Tensor:
     arguments = {"prompt_embeds": text(), "guidance_scale": 1.0, "num_inference_steps": STEPS, "latents": noise()}
-    return lens.pipeline(**CALL | arguments | own).frames
+    return lens.pipeline(**CALL | arguments | options).frames
 
 
-def fed(lens: DiTLens, **own: Any) -> list[dict[str, Any]]:
+def fed(lens: DiTLens, **options: Any) -> list[dict[str, Any]]:
     """What the pipeline feeds its transformer."""
     calls: list[dict[str, Any]] = []
     handle = lens.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True
     )
-    call(lens, **own)
+    call(lens, **options)
     handle.remove()
     return calls
 
 
 def test_what_is_fed_is_what_the_pipeline_feeds(lens: DiTLens, free: DiTLens) -> None:
-    for model, own in ((lens, {"image": image()}), (free, {})):
-        for given in fed(model, **own):
-            level = given["timestep"].max()
-            mine = model.model.evaluation(given["hidden_states"], level, model.conditioning).inputs
+    for model, options in ((lens, {"image": image()}), (free, {})):
+        for expected in fed(model, **options):
+            level = expected["timestep"].max()
+            mine = model.model.evaluation(expected["hidden_states"], level, model.conditioning).inputs
             for name in ("hidden_states", "timestep", "encoder_hidden_states"):
-                assert torch.equal(mine[name], given[name]), name
+                assert torch.equal(mine[name], expected[name]), name
             assert mine["timestep"].shape == (1, TOKENS)
             assert bool(mine["timestep"][:, :4].any()) == (model is free) and mine["timestep"][:, 4:].all()
 
 
 def test_our_sampler_is_the_pipelines_own(lens: DiTLens, free: DiTLens) -> None:
-    for model, own in ((lens, {"image": image()}), (free, {})):
+    for model, options in ((lens, {"image": image()}), (free, {})):
         start = model.noising(torch.zeros(LATENT), noise(), steps=STEPS)
         ours = model.sample(start, solver="euler").latents[0]
-        torch.testing.assert_close(ours, call(model, **own), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, call(model, **options), rtol=0, atol=1e-5)
     assert (call(lens, image=image()) - call(lens, image=image(3))).abs().max() > 1e-2
 
 
@@ -105,9 +105,9 @@ def test_a_level_for_every_frame_is_that_level_for_all_its_tokens(free: DiTLens)
 
 def test_hooks_act_on_the_pipelines_own_calls(lens: DiTLens) -> None:
     plain = call(lens, image=image())
-    made = lens.generate(names_filter=["hook_latent", "hook_x0"], **CALL, image=image(), guidance_scale=1.0,
+    generation = lens.generate(names_filter=["hook_latent", "hook_x0"], **CALL, image=image(), guidance_scale=1.0,
                          num_inference_steps=STEPS, latents=noise())  # fmt: skip
-    assert torch.equal(made.frames, plain)
-    assert [(kept.step, kept.branch) for kept in made] == [(step, "cond") for step in (4, 3, 2, 1)]
-    for kept in made:
+    assert torch.equal(generation.frames, plain)
+    assert [(kept.step, kept.branch) for kept in generation] == [(step, "cond") for step in (4, 3, 2, 1)]
+    for kept in generation:
         assert torch.equal(kept.cache["hook_x0"][:, :, :1], kept.cache["hook_latent"][:, :, :1])

@@ -6,7 +6,8 @@ it, instrumenting it) is done before. All effects are patched - corrupted logits
 the end.
 
 - exact: `dit_lens.patching.patch_heads`;
-- screened: `dit_lens.sweeps.screened_sweep`, all heads by one gradient, the first ten of them exactly (others are NaN);
+- screened: `interventions.sweep(method="screened")`, all heads by one gradient, the first ten of them exactly (others
+  are NaN);
 - nnsight: one trace for each head, stopped behind the readout;
 - baukit: one TraceDict for each head, stopped behind the readout. It edits outputs and z is the input of `to_out`, so
   the difference that the head makes is added to the output: (clean z - z) by the head's columns of the weights;

@@ -91,8 +91,8 @@ def by_pyvene(task: Task) -> Runner:
             place(component, pyvene.CollectIntervention(embed_dim=width, keep_last_dim=True))
             for component in components
         ]
-        (_, found), _ = pyvene.IntervenableModel(places, model)(dict(inputs))
-        return list(found)
+        (_, values), _ = pyvene.IntervenableModel(places, model)(dict(inputs))
+        return list(values)
 
     def intervenable(block: int, source: Tensor) -> Any:
         swap = pyvene.VanillaIntervention(embed_dim=width, source_representation=source)

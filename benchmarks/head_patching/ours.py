@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from benchmarks.head_patching.task import Runner, Task
 from dit_lens import DiTLens, edits
+from dit_lens.interventions import Intervention, Screening, sweep
 from dit_lens.metrics import Run
 from dit_lens.patching import patch_heads
 from dit_lens.running import Evaluation, Request
-from dit_lens.sweeps import Change, change_each, screened_sweep
 
 TOP = 10
 
@@ -38,13 +39,13 @@ def by_screening(task: Task) -> Runner:
         with torch.no_grad():
             source = Run(*lens.model.run(clean, request))
 
-        def change(block: int, head: int) -> Change:
-            return Change(points[block], edits.patch(source.cache[points[block]], [head]))
-
-        dims = {"block": task.blocks, "head": range(task.heads)}
-        changes = change_each(dims, change)
-        found = screened_sweep(lens, corrupted, changes, task.probe.logit, source, top=TOP, sample=0)
-        return found.effects.effect[""].view(len(task.blocks), task.heads)
+        patches = [
+            Intervention.single(points[block], edits.patch(source.cache[points[block]], [head]))
+            for block, head in product(task.blocks, range(task.heads))
+        ]
+        screening = Screening(top=TOP, sample=0)
+        effects = sweep(lens, corrupted, patches, {"": task.probe.logit}, source, method=screening)
+        return effects.effect[""].view(len(task.blocks), task.heads)
 
     return run
 

@@ -45,13 +45,15 @@ def _outs(task: Task) -> list[nn.Module]:
 
 def _stream(task: Task, inputs: Mapping[str, Any]) -> Tensor:
     """What a full forward puts out at the readout."""
-    found: list[Tensor] = []
-    handle = task.transformer.blocks[task.readout].register_forward_hook(lambda *told: found.append(told[-1]))
+    outputs: list[Tensor] = []
+    handle = task.transformer.blocks[task.readout].register_forward_hook(
+        lambda *arguments: outputs.append(arguments[-1])
+    )
     try:
         task.transformer(**inputs)
     finally:
         handle.remove()
-    return found[0]
+    return outputs[0]
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def _entering(task: Task, inputs: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """What each block up to the readout is called with; nothing behind is run."""
     called: list[tuple[Any, ...]] = []
 
-    def stop(*told: Any) -> None:
+    def stop(*arguments: Any) -> None:
         raise _ReachedReadoutError
 
     handle = task.transformer.blocks[task.readout].register_forward_hook(stop)

@@ -54,8 +54,8 @@ class Task:
     def effects(self, patched: Callable[[int, int], Tensor], corrupted: Tensor) -> Tensor:
         """Effects (block, head) of the streams at the readout that one head at a time leads to."""
         before = self.logit(corrupted)
-        found = [self.logit(patched(block, head)) - before for block in self.blocks for head in range(self.heads)]
-        return torch.cat(found).view(len(self.blocks), self.heads).cpu()
+        effects = [self.logit(patched(block, head)) - before for block in self.blocks for head in range(self.heads)]
+        return torch.cat(effects).view(len(self.blocks), self.heads).cpu()
 
 
 Runner = Callable[[], Tensor | None]

@@ -1,11 +1,11 @@
-"""Integrated gradients along a straight line, by captum: what is put in, what comes out, and when it is refused."""
+"""Integrated gradients along a straight line, by captum: settings, result, and the check of convergence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from captum.attr import IntegratedGradients
@@ -14,15 +14,19 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from dit_lens.arguments import integer
 from dit_lens.axes import TokenGrid
+from dit_lens.choices import check_choice
 
 Function = Callable[[Tensor], Tensor]
 Side = Literal["corrupted", "clean"]
+SIDES: tuple[Side, ...] = get_args(Side)
+RULES = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")  # of captum
 LIMIT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class Integral:
     """The line from a baseline to the clean run's value, and how the integral along it is taken.
 
     Attributes:
@@ -31,8 +35,8 @@ class Line:
         around: the run that gives everything else: what enters the block, and what does not pass the point.
         baseline: where the line begins, of the activation's shape or broadcasting to it; the corrupted run's value
             unless given.
-        unit: the delta is told relative to no less than this change of the metric, such as a probe's `spread`: of a
-            pair that hardly differs it would be a ratio of rounding.
+        unit: the delta is relative to at least this change of the metric, such as a probe's `spread`: for a
+            pair that hardly differs it would be a ratio of rounding errors.
         limit: largest convergence delta.
         batch_size: clips times steps to a forward.
     """
@@ -44,6 +48,12 @@ class Line:
     unit: float = 0.0
     limit: float = LIMIT
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", integer(self.steps, "steps", 1))
+        object.__setattr__(self, "batch_size", integer(self.batch_size, "batch_size", 1))
+        check_choice(self.rule, RULES, "rule")
+        check_choice(self.around, SIDES, "run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +80,18 @@ class Attribution:
         Raises:
             ValueError: an axis that the activation does not have.
         """
-        sizes, own, wanted = {}, self.axes, axes.split()
-        if "n" in own.split() and "n" not in wanted:
-            own = " ".join("(f h w)" if axis == "n" else axis for axis in own.split())
+        sizes, present, requested = {}, self.axes, axes.split()
+        if "n" in present.split() and "n" not in requested:
+            present = " ".join("(f h w)" if axis == "n" else axis for axis in present.split())
             sizes = {"f": self.grid.frames, "h": self.grid.rows, "w": self.grid.columns}
-        known = own.replace("(", "").replace(")", "").split()
-        if missing := [axis for axis in wanted if axis not in known]:
-            raise ValueError(f"got axis {missing[0]} · expected of {' '.join(known)}, the axes of the activation")
-        return reduce(self.values, f"{own} -> {axes}", "sum", **sizes)
+        available = present.replace("(", "").replace(")", "").split()
+        if missing := [axis for axis in requested if axis not in available]:
+            raise ValueError(f"got axis {missing[0]} · expected of {' '.join(available)}, the axes of the activation")
+        return reduce(self.values, f"{present} -> {axes}", "sum", **sizes)
 
 
 def integrate(
-    function: Function, start: Float[Tensor, "b *rest"], end: Float[Tensor, "b *rest"], line: Line
+    function: Function, start: Float[Tensor, "b *rest"], end: Float[Tensor, "b *rest"], integral: Integral
 ) -> tuple[Float[Tensor, "b *rest"], Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Integrated gradients (Sundararajan et al. 2017): values, change and delta, as an `Attribution` has them.
 
@@ -89,19 +99,19 @@ def integrate(
     function(end) - function(start) but for the quadrature's error.
 
     Args:
-        function: rows -> (rows,), for any number of rows that lie batch behind batch.
+        function: rows -> (rows,), for any number of rows, concatenated copies of the batch.
 
     Raises:
         ValueError: the delta of a clip is above the line's limit.
     """
     engine = IntegratedGradients(function, multiply_by_inputs=False)
-    size = max(line.batch_size, len(start))
-    slope = engine.attribute(end, start, n_steps=line.steps, method=line.rule, internal_batch_size=size)
-    values = (end - start) * slope.detach() / _sum_of_weights(line)
+    size = max(integral.batch_size, len(start))
+    slope = engine.attribute(end, start, n_steps=integral.steps, method=integral.rule, internal_batch_size=size)
+    values = (end - start) * slope.detach() / _sum_of_weights(integral)
     with torch.no_grad():
         change = function(end) - function(start)
-    delta = convergence_delta(values, change, line.unit)
-    return _checked(values, delta, line), change, delta
+    delta = convergence_delta(values, change, integral.unit)
+    return _checked(values, delta, integral), change, delta
 
 
 def convergence_delta(values: Tensor, change: Float[Tensor, " b"], unit: float) -> Float[Tensor, " b"]:
@@ -111,17 +121,17 @@ def convergence_delta(values: Tensor, change: Float[Tensor, " b"], unit: float) 
     return torch.where(left == 0, 0.0, left / scale).to(change.dtype)
 
 
-def _sum_of_weights(line: Line) -> float:
+def _sum_of_weights(integral: Integral) -> float:
     """1 but for captum's rounding of the quadrature's weights to float32, which a model in float64 would see."""
-    weights, _ = approximation_parameters(line.rule)
-    return float(torch.tensor(weights(line.steps), dtype=torch.float32).double().sum())
+    weights, _ = approximation_parameters(integral.rule)
+    return float(torch.tensor(weights(integral.steps), dtype=torch.float32).double().sum())
 
 
-def _checked(values: Tensor, delta: Float[Tensor, " b"], line: Line) -> Tensor:
+def _checked(values: Tensor, delta: Float[Tensor, " b"], integral: Integral) -> Tensor:
     worst = float(delta.max())
-    if worst > line.limit or math.isnan(worst):
+    if worst > integral.limit or math.isnan(worst):
         raise ValueError(
-            f"got a convergence delta of {worst:.3g} at {line.steps} steps · expected at most {line.limit:g} of"
-            f" max(|change|, {line.unit:g}) · take more steps, or a unit where clips hardly differ"
+            f"got a convergence delta of {worst:.3g} at {integral.steps} steps · expected at most {integral.limit:g} of"
+            f" max(|change|, {integral.unit:g}) · take more steps, or a unit where clips hardly differ"
         )
     return values

@@ -1,4 +1,4 @@
-"""A pair of runs, and the metric as a function of one activation: blocks before the activation are not run again."""
+"""A pair of runs, and the metric as a function of one activation, without rerunning the blocks before it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dit_lens.attribution.integrals import Side
 from dit_lens.hook_points import HookFunction, NamesFilter
+from dit_lens.interventions.effects import is_after, last, run
+from dit_lens.interventions.intervention import refuse_hooks
 from dit_lens.lens import DiTLens
-from dit_lens.metrics import Metric, MetricFunction, Run
+from dit_lens.metrics import Metric, MetricFunction, Run, bind, differentiable
 from dit_lens.running import Evaluation, Request, count, repeat
-from dit_lens.sweeps.changes import is_behind, last, refuse_hooks, run
 from dit_lens.trajectory import Trajectory
 
 Place = Evaluation | tuple[Trajectory, int]
@@ -25,11 +26,11 @@ LATENT = "hook_latent"
 class Rerun:
     """The metric of a run in which one point takes another value: (rows, ...) -> (rows,), differentiable.
 
-    Rows are any number of copies of the run's clips, batch behind batch.
+    Rows are any number of concatenated copies of the run's clips.
 
     Attributes:
         evaluation: of the run.
-        run: the run as it is, with the streams that enter the point's block.
+        run: the unedited run, with the streams that enter the point's block.
         reads: what the metric reads.
         function: the metric, bound to a pair of runs.
     """
@@ -51,13 +52,14 @@ class Rerun:
             self.function(velocities[i], {**self.run.cache, **{name: part[i] for name, part in parts.items()}})
             for i in range(copies)
         )
-        return torch.cat(list(measured))
+        result = torch.cat(list(measured))
+        return differentiable(result) if torch.is_grad_enabled() and value.requires_grad else result
 
     def _from_point(self, evaluation: Evaluation, value: Tensor, copies: int):
-        """The point's block and those behind it, as far as the metric reads."""
+        """Runs the point's block and the later ones, as far as the metric reads."""
         block = block_of(self.point)
         entering = [] if block is None else self.lens.table.entering(block)
-        later = [name for name in self.reads if not entering or not is_behind(self.lens, entering[0], name)]
+        later = [name for name in self.reads if not entering or not is_after(self.lens, entering[0], name)]
         request = Request(later, stop_at=last(self.lens, [self.point, *later]) if self.reads else None)
 
         def put(x: Tensor, hook: object) -> Tensor:
@@ -66,7 +68,7 @@ class Rerun:
         if block is None:
             return self.lens.model.run_with(evaluation, {self.point: [put]}, request)
         streams = {name: _copied(self.run.cache[name], copies) for name in entering}
-        return self.lens.run_suffix(evaluation, block, streams, {self.point: put}, request)
+        return self.lens.model.run_suffix(evaluation, block, streams, {self.point: put}, request)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,7 @@ class Between:
     def function(self) -> MetricFunction:
         """The metric for this pair."""
         corrupted, clean = self.runs
-        return self.metric.bind(clean, corrupted)
+        return bind(self.metric, clean, corrupted)
 
     def ends(self, point: str) -> tuple[Tensor, Tensor]:
         """The values of a point in the corrupted run and in the clean one."""
@@ -105,12 +107,12 @@ class Between:
 
     def run_with(self, functions: Mapping[str, Sequence[HookFunction]]) -> tuple[Tensor | None, dict[str, Tensor]]:
         """A whole evaluation with hooks, and its activations at the points and at what the metric reads."""
-        asked = Request((*self.points, *self.metric.points))
-        return self.lens.model.run_with(self.corrupted, functions, asked)
+        request = Request((*self.points, *self.metric.points))
+        return self.lens.model.run_with(self.corrupted, functions, request)
 
 
 def between(lens: DiTLens, clean: Place, corrupted: Place, points: NamesFilter, metric: Metric) -> Between:
-    """The pair of runs.
+    """A clean and a corrupted run as a pair, with the metric bound to them.
 
     Raises:
         KeyError: unknown hook point. RuntimeError: hooks are active.
@@ -125,7 +127,7 @@ def between(lens: DiTLens, clean: Place, corrupted: Place, points: NamesFilter, 
     )
     with torch.no_grad():
         runs = [run(lens, evaluation, [metric], (LATENT, *names, *streams)) for evaluation in (second, first)]
-    latents = [tuple(one.cache[LATENT].shape) for one in runs]
+    latents = [tuple(pair_run.cache[LATENT].shape) for pair_run in runs]
     if latents[0] != latents[1] or first.sigma != second.sigma:
         raise ValueError(
             f"got clean latents {latents[1]} at sigma {first.sigma:g} and corrupted ones {latents[0]} at"
@@ -141,13 +143,15 @@ def block_of(point: str) -> int | None:
 
 
 def _before(lens: DiTLens, names: Sequence[str], reads: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of some points that do not lie behind all that a metric reads."""
-    kept = tuple(name for name in names if not reads or not is_behind(lens, name, last(lens, reads)))
-    if not kept:
+    """The points that do not come after everything that a metric reads."""
+    if not names:
+        raise ValueError("got no points · expected at least one, such as 'hook_latent'")
+    earlier = tuple(name for name in names if not reads or not is_after(lens, name, last(lens, reads)))
+    if not earlier:
         raise ValueError(
             f"got {names[0]}, which lies behind {', '.join(reads)} · expected a point that the metric depends on"
         )
-    return kept
+    return earlier
 
 
 def _copied(x: Tensor, copies: int) -> Tensor:

@@ -1,25 +1,24 @@
-"""Baselines and controls: what else decodes plausibility, each one line to add to a table.
+"""Baselines and controls: other features that may decode plausibility, each a row to add to a table.
 
-A baseline takes frames (b, F, H, W, 3) to features (b, layer, feature); see `Baseline`. All get the same clips, and are
-pooled and probed alike.
+A baseline maps frames (b, F, H, W, 3) to features (b, layer, feature); see `Baseline`. All get the same clips, and are
+pooled and probed in the same way.
 
-baseline: the contract. catalogue: baselines by name. grids: pixels and latents. optical_flow, texture: motion without
-things, things without motion. videomae, vjepa2: encoders of video and their surprise; windows: its protocol. moments:
-over time, of any other. noise: matched in mean and covariance. changes: frames stilled, shuffled, tinted. content:
-what a clip shows, as a label beside physics. constant: the prompt's embedding. round_trips: fidelity of the inversion.
-preparing, weights: what the encoders stand on.
+baseline: the interface. catalogue: baselines by name. grids: pixels and latents. optical_flow, texture: motion without
+appearance, appearance without motion. videomae, vjepa2: video encoders and their surprise; windows: its protocol.
+moments: over time, of any other baseline. noise: matched in mean and covariance. changes: frames stilled, shuffled,
+tinted. constant: the prompt's embedding. round_trips: fidelity of the inversion. preparing, weights: inputs and
+weights of the encoders.
 """
 
 from __future__ import annotations
 
 from dit_lens.baselines.baseline import Baseline, Change, NotRunError, Pooling, widen
 from dit_lens.baselines.catalogue import load, load_surprise, not_run
-from dit_lens.baselines.changes import in_quadruplet, shuffled, still, tint_change, tint_pair, tinted
+from dit_lens.baselines.changes import in_scene, shuffled, still, tint_change, tint_pair, tinted
 from dit_lens.baselines.constant import constant
-from dit_lens.baselines.content import CONTENTS, content, content_labels
 from dit_lens.baselines.grids import on_grids, pixels
 from dit_lens.baselines.moments import moments
-from dit_lens.baselines.noise import MatchedNoise, noise_like
+from dit_lens.baselines.noise import MatchedNoise
 from dit_lens.baselines.optical_flow import optical_flow
 from dit_lens.baselines.round_trips import round_trips
 from dit_lens.baselines.texture import resnet
@@ -27,20 +26,16 @@ from dit_lens.baselines.videomae import videomae, videomae_surprise
 from dit_lens.baselines.vjepa2 import vjepa2, vjepa2_surprise
 
 __all__ = [
-    "CONTENTS",
     "Baseline",
     "Change",
     "MatchedNoise",
     "NotRunError",
     "Pooling",
     "constant",
-    "content",
-    "content_labels",
-    "in_quadruplet",
+    "in_scene",
     "load",
     "load_surprise",
     "moments",
-    "noise_like",
     "not_run",
     "on_grids",
     "optical_flow",

@@ -1,4 +1,4 @@
-"""The contract of a baseline: features of clips by layer, from their frames alone."""
+"""The interface of a baseline: features of clips by layer, from their frames alone."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Change = Callable[[Frames], Frames]
 
 
 class NotRunError(RuntimeError):
-    """A baseline that cannot run here; the message is the reason that its row in a table gives."""
+    """A baseline that cannot run here; the message is the reason shown in its row of a table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """Something that reads clips: uint8 frames (b, F, H, W, 3) -> float32 (b, layer, feature).
+    """A feature extractor for clips: uint8 frames (b, F, H, W, 3) -> float32 (b, layer, feature).
 
     Attributes:
         name: its row in a table.
-        layers: what its layers are called.
-        read: frames -> (b, layer, time, feature), means over space already.
-        weights: what its numbers come from, such as a folder, "random initialisation, seed 0", or "none".
-        sees: which frames, and at what size.
-        pooling: times side by side ("frames"), or their mean ("tokens").
-        batch_size: clips read at once.
+        layers: names of its layers.
+        read: frames -> (b, layer, time, feature), already averaged over space.
+        weights: source of its weights, such as a folder, "random initialisation, seed 0", or "none".
+        sees: which frames it gets, and at what size.
+        pooling: features of all times concatenated ("frames"), or their mean over time ("tokens").
+        batch_size: clips per call of `read`.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Baseline:
     batch_size: int = 32
 
     def __call__(self, frames: Frames) -> Float[np.ndarray, "b layer feature"]:
-        """Features by layer; the same frames give the same features, alone or among others (to rounding).
+        """Features by layer; the same frames give the same features in any batch (up to rounding).
 
         Raises:
             ValueError: not uint8 frames, or features of other layers than `layers`.
         """
         if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[-1] != 3 or not len(frames):
             raise ValueError(
-                f"got {frames.dtype} of shape {frames.shape} · expected uint8 frames (b, F, H, W, 3)"
-                " · of clips, dit_lens.clips.stack_frames(clips)"
+                f"got {frames.dtype} of shape {frames.shape} · expected uint8 frames (b, F, H, W, 3) ·"
+                " dit_lens.clips.stack_frames(clips) makes them"
             )
         starts = range(0, len(frames), self.batch_size)
         features = np.concatenate([self.read(frames[i : i + self.batch_size]) for i in starts]).astype(np.float32)
@@ -62,11 +62,11 @@ class Baseline:
         return features.reshape(*features.shape[:2], -1) if self.pooling == "frames" else features.mean(2)
 
     def after(self, change: Change, name: str) -> Baseline:
-        """The same on frames that are changed first; `name` is added to the row's."""
+        """The same baseline on changed frames; `name` is appended to its name."""
         return replace(self, name=f"{self.name}, {name}", read=lambda frames: self.read(change(frames)))
 
 
 def widen(layers: Sequence[Float[np.ndarray, "b time _"]]) -> Float[np.ndarray, "b layer time feature"]:
-    """Layers of unequal width as one array: narrow ones are filled up with zeros, which no standardised probe sees."""
+    """Layers of unequal width as one array, padded with zeros, which have no effect on a standardised probe."""
     width = max(layer.shape[-1] for layer in layers)
     return np.stack([np.pad(layer, ((0, 0), (0, 0), (0, width - layer.shape[-1]))) for layer in layers], axis=1)

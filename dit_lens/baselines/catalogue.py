@@ -1,4 +1,4 @@
-"""Baselines by name, for tables that take a list of them; and those that have no maintained loader."""
+"""Baselines by name, for tables that take a list of them, and encoders that have no maintained loader."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ NO_LOADER = {
 
 
 def load(spec: str, pooling: Pooling = "frames", seed: int = 0, device: str = "cpu") -> Baseline:
-    """The baseline of a line such as "pixels", "flow", "videomae=random", "vjepa2=FOLDER" or "resnet=random+moments".
+    """The baseline for a specification such as "pixels", "flow", "videomae=random" or "resnet=random+moments".
 
     Args:
         spec: KIND, or KIND=WEIGHTS for an encoder; and +CHANGE: "moments" over time, the last frame alone ("still"), or
             frames "shuffled".
         pooling: see `Baseline`.
         seed: of random weights and of the shuffle.
-        device: where encoders go.
+        device: of encoders.
 
     Raises:
         ValueError: an unknown kind or change, or an encoder without weights.
-        NotRunError: what it needs is not here.
+        NotRunError: its weights or a package are not available.
     """
     line, plus, change = spec.rpartition("+")
     if plus and "/" not in change:
@@ -59,13 +59,13 @@ def load(spec: str, pooling: Pooling = "frames", seed: int = 0, device: str = "c
 
 
 def load_surprise(spec: str, seed: int = 0, device: str = "cpu") -> Baseline:
-    """The surprise score of a line such as "vjepa2=random" or "videomae=FOLDER" (see `load`)."""
+    """The surprise score for a specification such as "vjepa2=random" or "videomae=FOLDER" (see `load`)."""
     kind, weights = _parts(spec, SURPRISES)
     return SURPRISES[kind](weights, seed=seed, device=device)
 
 
 def not_run(specs: Iterable[str]) -> dict[str, str]:
-    """Encoders for whose weights no line of `specs` asks, and those without a loader: name and reason."""
+    """Encoders whose trained weights are not in `specs`, and those without a loader: name and reason."""
     real = {spec.partition("=")[0] for spec in specs if spec.partition("=")[2].split("+")[0] != RANDOM}
     left = {
         hub: f"no weights were given; --encoders {kind}=FOLDER" for kind, hub in HUB_IDS.items() if kind not in real
@@ -74,7 +74,7 @@ def not_run(specs: Iterable[str]) -> dict[str, str]:
 
 
 def _parts(spec: str, kinds: Iterable[str]) -> tuple[str, str]:
-    """Kind and weights."""
+    """Kind and weights of a specification."""
     kind, _, weights = spec.partition("=")
     check_choice(kind, tuple(kinds), "baseline")
     if not weights or kind in PLAIN:

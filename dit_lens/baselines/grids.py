@@ -1,4 +1,4 @@
-"""Pixels and latents as they are, from coarse to fine: what no encoder is needed for."""
+"""Pixels and latents on grids, from coarse to fine, without an encoder."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def on_grids(
     pooling: Pooling = "frames",
     cells: Sequence[int] = CELLS,
 ) -> Baseline:
-    """Means of anything with rows and columns, such as `lens.encode`, over the cells of grids; a layer is a grid."""
+    """Means of any encoding with rows and columns, such as `lens.encode`, over grid cells; a layer is a grid."""
 
     @torch.no_grad()
     def read(frames: Frames) -> np.ndarray:
         video = encode(frames).float().cpu()
-        each = rearrange(video, "b c f h w -> (b f) c h w")
-        means = [torch.nn.functional.adaptive_avg_pool2d(each, n) for n in cells]
+        images = rearrange(video, "b c f h w -> (b f) c h w")
+        means = [torch.nn.functional.adaptive_avg_pool2d(images, n) for n in cells]
         return widen([rearrange(m, "(b f) c h w -> b f (c h w)", b=len(frames)).numpy() for m in means])
 
     return Baseline(name, tuple(f"{n} × {n} cells" for n in cells), read, pooling=pooling)

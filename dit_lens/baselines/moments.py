@@ -1,4 +1,4 @@
-"""Moments over time: how features are spread over a clip, whatever their order."""
+"""Moments over time: the distribution of features over a clip, regardless of their order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dit_lens.baselines.baseline import Baseline, Frames
 def moments(of: Baseline) -> Baseline:
     """Mean, standard deviation and third central moment (its cube root) over time of another baseline's features.
 
-    In the manner of SemanticMoments (Huberman et al. 2026), which takes them of each patch; here they are of what the
-    other baseline has, which is means over space for an encoder, and cells for pixels. Blind to the order of frames
-    where the features of a frame are of that frame alone.
+    After SemanticMoments (Huberman et al. 2026), which computes them for each patch; here they are of the other
+    baseline's features: means over space for an encoder, grid cells for pixels. They do not depend on the order of
+    frames if the features of a frame are from that frame alone.
     """
 
     def read(frames: Frames) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Histograms of optical flow: what moves where, and nothing of what it is."""
+"""Histograms of optical flow: motion without appearance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from dit_lens.baselines.baseline import Baseline, Frames, NotRunError, Pooling, widen
 
 DIRECTIONS = 8
-SPEEDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, np.inf)  # pixels a frame
+SPEEDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, np.inf)  # pixels per frame
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -45,19 +45,19 @@ def _opencv() -> Any:
 def clip_flow(cv2: Any, frames: np.ndarray) -> Float[np.ndarray, "pair H W 2"]:
     """Displacement in pixels (to the right, down) from each frame to the next."""
     grey = (frames @ GREY).round().astype(np.uint8)
-    # A window of 7 pixels: objects in miniphys are about as large.
+    # A window of 7 pixels, about the size of objects in miniphys.
     options = {"pyr_scale": 0.5, "levels": 3, "winsize": 7, "iterations": 3, "poly_n": 5, "poly_sigma": 1.1, "flags": 0}
     pairs = pairwise(grey)
-    return np.stack([cv2.calcOpticalFlowFarneback(one, other, None, **options) for one, other in pairs])
+    return np.stack([cv2.calcOpticalFlowFarneback(frame, following, None, **options) for frame, following in pairs])
 
 
 def _histograms(flow: Float[np.ndarray, "b pair H W 2"], cells: int) -> Float[np.ndarray, "b pair feature"]:
-    """Of every cell: the sum of speeds by direction, and the number of pixels by speed, over its pixels' number."""
+    """Per cell, the sum of speeds by direction and the number of pixels by speed, divided by the cell's pixels."""
     height, width = (size // cells * cells for size in flow.shape[2:4])
     tiles = rearrange(flow[:, :, :height, :width], "b p (r h) (c w) xy -> b p (r c) (h w) xy", r=cells, c=cells)
     speed, angle = np.hypot(tiles[..., 0], tiles[..., 1]), np.arctan2(tiles[..., 1], tiles[..., 0])
     direction = np.round(angle / (2 * np.pi / DIRECTIONS)).astype(int) % DIRECTIONS
-    towards = [(speed * (direction == i)).mean(-1) for i in range(DIRECTIONS)]
+    by_direction = [(speed * (direction == i)).mean(-1) for i in range(DIRECTIONS)]
     ranges = pairwise(SPEEDS)
-    at = [((speed >= low) & (speed < high)).mean(-1) for low, high in ranges]
-    return np.stack([*towards, *at], axis=-1).reshape(*flow.shape[:2], -1)
+    by_speed = [((speed >= low) & (speed < high)).mean(-1) for low, high in ranges]
+    return np.stack([*by_direction, *by_speed], axis=-1).reshape(*flow.shape[:2], -1)

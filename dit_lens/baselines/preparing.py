@@ -1,4 +1,4 @@
-"""From a clip's frames to the input of a pretrained encoder: which frames, how large, how normalised."""
+"""Preprocessing of a clip's frames for a pretrained encoder: frame selection, size and normalisation."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def spread(total: int, wanted: int) -> Int[np.ndarray, " wanted"]:
-    """Indices of `wanted` of `total` frames at equal distances from the first to the last (repeated where too few).
+    """Indices of `wanted` evenly spaced frames of `total`, from the first to the last (repeated if there are too few).
 
-    16 of miniphys' 17 leave out frame 8, the last before the splice: no tubelet of two frames has part in both halves.
+    16 of miniphys' 17 leave out frame 8, the last before the splice: no tubelet of two frames spans both halves.
     """
     return np.linspace(0, total - 1, wanted).round().astype(int)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Frames as an encoder was trained to take them.
+    """Preprocessing of frames as in an encoder's training.
 
     Attributes:
-        frames: how many, spread over the clip; all where it is None.
+        frames: number of frames, spread over the clip; None for all.
         size: height and width in pixels. Frames are resampled (bilinear, with antialiasing) and not cropped: frames
-            that are not square are squeezed; a data set's own framing crops or pads them before.
-        device: where the encoder is.
+            that are not square are distorted; a data set's framing can crop or pad them before.
+        device: of the encoder.
     """
 
     frames: int | None
@@ -41,11 +41,11 @@ class Preparation:
 
     @property
     def sees(self) -> str:
-        """What a table says of it."""
+        """The description in a table."""
         return f"{self.frames or 'all'} frames, {self.size} px"
 
     def __call__(self, frames: UInt8[np.ndarray, "b F H W 3"]) -> Float[Tensor, "b f 3 s s"]:
-        """Normalised by the mean and deviation of ImageNet, as VideoMAE, V-JEPA 2 and ResNet-50 all are."""
+        """Frames normalised by ImageNet's mean and deviation, as for VideoMAE, V-JEPA 2 and ResNet-50."""
         chosen = frames if self.frames is None else frames[:, spread(frames.shape[1], self.frames)]
         video = rearrange((to_tensor(chosen) + 1) / 2, "b c f h w -> (b f) c h w").to(self.device)
         if video.shape[-2:] != (self.size, self.size):

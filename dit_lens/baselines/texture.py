@@ -1,4 +1,4 @@
-"""Texture of single frames by a frozen image classifier: all that needs no time."""
+"""Texture of single frames from a frozen image classifier: features without time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dit_lens.baselines.weights import RANDOM, load, titled
 
 
 def resnet(weights: str = RANDOM, pooling: Pooling = "frames", seed: int = 0, device: str = "cpu") -> Baseline:
-    """ResNet's stages by frame, means over space (He et al. 2016); by what Geirhos et al. 2019 found, mostly texture.
+    """Stages of ResNet by frame, means over space (He et al. 2016); after Geirhos et al. 2019, mostly texture.
 
     Args:
         weights: a folder, a hub id such as "microsoft/resnet-50" (frames at 224 pixels), or "random": four small
             stages, frames at 64 pixels.
         pooling: see `Baseline`.
         seed: of the random weights.
-        device: where the model goes.
+        device: of the model.
 
     Raises:
         NotRunError: there are no such weights.
@@ -43,7 +43,7 @@ def resnet(weights: str = RANDOM, pooling: Pooling = "frames", seed: int = 0, de
 
 
 def small_config() -> Any:
-    """Four stages of one block each."""
+    """The configuration of random weights: four stages of one block each."""
     from transformers import ResNetConfig
 
     return ResNetConfig(embedding_size=16, hidden_sizes=[32, 48, 64, 96], depths=[1, 1, 1, 1], layer_type="basic")

@@ -1,4 +1,4 @@
-"""VideoMAE: states of a masked autoencoder of video by layer, and how badly it reconstructs what comes."""
+"""VideoMAE: states of a masked video autoencoder by layer, and its reconstruction error on later frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dit_lens.baselines.windows import by_window, check_contexts
 
 
 def small_config() -> Any:
-    """Four blocks of width 96 at 64 pixels: 16 tokens for two frames."""
+    """The configuration of random weights: four blocks of width 96 at 64 pixels, 16 tokens for two frames."""
     from transformers import VideoMAEConfig
 
     return VideoMAEConfig(
@@ -41,7 +41,7 @@ def videomae(weights: str = RANDOM, pooling: Pooling = "frames", seed: int = 0, 
         weights: a folder, a hub id such as "MCG-NJU/videomae-base", or "random": four blocks of width 96, 64 pixels.
         pooling: see `Baseline`.
         seed: of the random weights.
-        device: where the model goes.
+        device: of the model.
 
     Raises:
         NotRunError: there are no such weights.
@@ -66,41 +66,41 @@ def videomae_surprise(
 ) -> Baseline:
     """The error of VideoMAE's reconstruction of all later frames of a window from its first few, as one feature.
 
-    Mean over windows; a layer is a number of frames given. Targets are pixels normalised by patch where the model was
+    Mean over windows; a layer is a number of context frames. Targets are pixels, normalised by patch if the model was
     trained so. Such masks differ from the tubes that VideoMAE was trained with.
 
     Args:
         weights, seed, device: see `videomae`; the decoder is needed here.
-        contexts: numbers of frames given, multiples of the tubelet.
+        contexts: numbers of context frames, multiples of the tubelet.
         stride: frames from one window to the next.
 
     Raises:
         NotRunError: there are no such weights, or none for the decoder.
-        ValueError: a context that is none of the model's (see `windows.check_contexts`).
+        ValueError: a context that does not fit the model (see `windows.check_contexts`).
     """
     from transformers import VideoMAEForPreTraining
 
     model, source = load(VideoMAEForPreTraining, weights, small_config(), seed, device)
     length = check_contexts(contexts, model.config.num_frames, model.config.tubelet_size)
     prepare = Preparation(None, model.config.image_size, device)
-    read = by_window(prepare, lambda video, given: reconstruction_error(model, video, given), contexts, length, stride)
+    read = by_window(prepare, lambda video, shown: reconstruction_error(model, video, shown), contexts, length, stride)
     sees = f"windows of {prepare.sees.replace('all', str(length))}"
-    layers = tuple(f"{given} frames given" for given in contexts)
+    layers = tuple(f"{shown} frames given" for shown in contexts)
     return Baseline(titled("VideoMAE", weights), layers, read, source, sees, "tokens", batch_size=8)
 
 
 @torch.no_grad()
-def reconstruction_error(model: Any, video: Float[Tensor, "b f 3 h w"], given: int) -> Float[Tensor, " b"]:
-    """Mean squared error of each clip's frames after the first `given`, reconstructed from those."""
+def reconstruction_error(model: Any, video: Float[Tensor, "b f 3 h w"], shown: int) -> Float[Tensor, " b"]:
+    """Mean squared error of each clip's frames after the first `shown`, reconstructed from those."""
     target = targets(model.config, video)
     hidden = torch.zeros(target.shape[:2], dtype=torch.bool, device=video.device)
-    hidden[:, target.shape[1] * given // video.shape[1] :] = True
-    made = model(video, bool_masked_pos=hidden).logits
-    return (made - target[:, -made.shape[1] :]).square().mean((1, 2))
+    hidden[:, target.shape[1] * shown // video.shape[1] :] = True
+    predicted = model(video, bool_masked_pos=hidden).logits
+    return (predicted - target[:, -predicted.shape[1] :]).square().mean((1, 2))
 
 
 def targets(config: Any, video: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b n d"]:
-    """Pixels in [0, 1] by patch, in the model's order; each patch and colour normalised where the model learned so."""
+    """Pixels in [0, 1] by patch, in the model's order; normalised by patch and colour if the model was trained so."""
     mean, deviation = (torch.tensor(v).to(video)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     patches = rearrange(
         video * deviation + mean,

@@ -1,4 +1,4 @@
-"""V-JEPA 2: states of its encoder by layer, and how far its predictor is from what comes."""
+"""V-JEPA 2: states of its encoder by layer, and its predictor's error on later frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _load(weights: str, seed: int, device: str) -> tuple[Any, str]:
 
 
 def small_config() -> Any:
-    """Four blocks of width 96 at 64 pixels, and a predictor of two."""
+    """The configuration of random weights: four blocks of width 96 at 64 pixels, and a predictor of two."""
     from transformers import VJEPA2Config
 
     return VJEPA2Config(
@@ -48,9 +48,9 @@ def vjepa2(
         weights: a folder, a hub id such as "facebook/vjepa2-vitl-fpc64-256", or "random": four blocks of width 96,
             64 pixels.
         pooling: see `Baseline`.
-        frames: how many the encoder is shown (its positions are rotary, so that it takes any even number).
+        frames: number of input frames (any even number, as positions are rotary).
         seed: of the random weights.
-        device: where the model goes.
+        device: of the model.
 
     Raises:
         NotRunError: there are no such weights.
@@ -61,8 +61,8 @@ def vjepa2(
 
     @torch.no_grad()
     def read(clips: Frames) -> np.ndarray:
-        seen = model(prepare(clips), skip_predictor=True, output_hidden_states=True)
-        states = torch.stack(seen.hidden_states, dim=1)
+        outputs = model(prepare(clips), skip_predictor=True, output_hidden_states=True)
+        states = torch.stack(outputs.hidden_states, dim=1)
         return reduce(states, "b layer (t n) d -> b layer t d", "mean", t=tubelets).float().cpu().numpy()
 
     layers = ("embedding", *(f"block {i}" for i in range(model.config.num_hidden_layers)))
@@ -80,12 +80,12 @@ def vjepa2_surprise(
     """The predictor's error on all later frames of a window, given its first few, as one feature (Garrido et al. 2025).
 
     |predicted - target| by token and dimension, the target being the encoder's normalised output for the whole window;
-    mean over windows. A layer is a number of frames given: to report the best of them is to select. transformers has
+    mean over windows. A layer is a number of context frames: to report the best layer is to select. transformers has
     one encoder for both context and target.
 
     Args:
         weights, seed, device: see `vjepa2`.
-        contexts: numbers of frames given, multiples of the tubelet.
+        contexts: numbers of context frames, multiples of the tubelet.
         window: frames in a window.
         stride: frames from one window to the next.
 
@@ -96,25 +96,25 @@ def vjepa2_surprise(
     model, source = _load(weights, seed, device)
     check_contexts(contexts, window, model.config.tubelet_size)
     prepare = Preparation(None, model.config.crop_size, device)
-    read = by_window(prepare, lambda video, given: prediction_error(model, video, given), contexts, window, stride)
-    layers = tuple(f"{given} frames given" for given in contexts)
+    read = by_window(prepare, lambda video, shown: prediction_error(model, video, shown), contexts, window, stride)
+    layers = tuple(f"{shown} frames given" for shown in contexts)
     sees = f"windows of {window} frames, {prepare.size} px"
     return Baseline(titled("V-JEPA 2", weights), layers, read, source, sees, "tokens", batch_size=8)
 
 
 @torch.no_grad()
-def prediction_error(model: Any, video: Float[Tensor, "b f 3 h w"], given: int) -> Float[Tensor, " b"]:
-    """Mean absolute error of the predicted states of each clip's frames after the first `given`."""
+def prediction_error(model: Any, video: Float[Tensor, "b f 3 h w"], shown: int) -> Float[Tensor, " b"]:
+    """Mean absolute error of the predicted states of each clip's frames after the first `shown`."""
     target = model.encoder(video).last_hidden_state
     target = torch.nn.functional.layer_norm(target, target.shape[-1:])
-    predicted = predict(model, video[:, :given], target.shape[1])
+    predicted = predict(model, video[:, :shown], target.shape[1])
     return (predicted - target[:, -predicted.shape[1] :]).abs().mean((1, 2))
 
 
 def predict(model: Any, context: Float[Tensor, "b f 3 h w"], tokens: int) -> Float[Tensor, "b m d"]:
     """Predicted states of the tokens that follow `context`, up to `tokens` in all."""
-    # The model's own forward encodes the whole clip and masks afterwards: by then the context has seen the future.
-    seen = model.encoder(context).last_hidden_state
+    # The model's own forward encodes the whole clip and masks afterwards: the context then contains the future.
+    encoded = model.encoder(context).last_hidden_state
     places = torch.arange(tokens, device=context.device).expand(len(context), -1)
-    known = seen.shape[1]
-    return model.predictor(seen, [places[:, :known]], [places[:, known:]]).last_hidden_state
+    context_tokens = encoded.shape[1]
+    return model.predictor(encoded, [places[:, :context_tokens]], [places[:, context_tokens:]]).last_hidden_state

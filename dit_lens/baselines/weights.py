@@ -13,17 +13,17 @@ RANDOM = "random"
 
 
 def load(model_class: Any, weights: str, small: Any, seed: int = 0, device: str = "cpu") -> tuple[Any, str]:
-    """The model in evaluation mode, and what a table says of its weights.
+    """The model in evaluation mode, and a description of its weights for a table.
 
     Args:
-        model_class: of transformers.
+        model_class: a model class of transformers.
         weights: a folder, a hub id, or "random".
-        small: the configuration of the random one.
-        seed: of its initialisation.
-        device: where it goes.
+        small: the configuration for random weights.
+        seed: of their initialisation.
+        device: of the model.
 
     Raises:
-        NotRunError: there are no such weights, or they leave a part of the model at random.
+        NotRunError: there are no such weights, or they leave part of the model random.
     """
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
@@ -44,5 +44,5 @@ def load(model_class: Any, weights: str, small: Any, seed: int = 0, device: str 
 
 
 def titled(name: str, weights: str) -> str:
-    """The row of an encoder: a random one is called so, and no two checkpoints have one name."""
+    """The name of an encoder's row: with "random", or the name of its checkpoint."""
     return f"{name}, {weights if weights == RANDOM else Path(weights).name}"

@@ -1,12 +1,11 @@
-"""Activations in memory, and what adds up to what in them.
+"""Caches of activations, and exact decompositions of streams, readouts and velocities into heads and layers.
 
-`activations` is the cache itself, `names` its short names, `files` it on disk, `anatomy` what a decomposition needs of
-the model, `decomposition` the sums, `split` the tables they come in, and `estimate` what a cache will take before it is
-made.
+`activations` has the cache itself, `names` its short names, `files` its file format, `anatomy` the weights that a
+decomposition needs, `decomposition` the sums, `split` their tables, and `estimate` the size and time of a cache.
 """
 
 from dit_lens.cache.activations import ActivationCache, Stack
 from dit_lens.cache.anatomy import Anatomy
-from dit_lens.cache.estimate import Estimate, clock
+from dit_lens.cache.estimate import CacheCost, clock
 
-__all__ = ["ActivationCache", "Anatomy", "Estimate", "Stack", "clock"]
+__all__ = ["ActivationCache", "Anatomy", "CacheCost", "Stack", "clock"]

@@ -1,4 +1,4 @@
-"""Activations in memory, under the names and habits of TransformerLens, and what adds up to what in them."""
+"""`ActivationCache`: activations in memory with the methods of TransformerLens, and exact attribution of readouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAST = "resid_post", -1
 
 
 class Stack(NamedTuple):
-    """Activations of one shape along a new axis, before the clips, with a label for each; it unpacks in two."""
+    """Activations of one shape, stacked on a new first axis, with a label for each; it unpacks as values, labels."""
 
     values: Tensor
     labels: tuple[str, ...]
@@ -33,19 +33,20 @@ class Stack(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ActivationCache(Mapping[str, Tensor]):
-    """Activations of one run by hook-point name; it holds no model.
+    """The activations of one run by hook point name, without the model.
 
     `cache["blocks.3.attn.hook_z"]`, or short: `cache["z", 3]`, `cache["z", 3, "cross_attn"]`,
-    `cache["resid_post", -1]`. `cache[:2]` is the cache of the first two clips.
+    `cache["resid_post", -1]`. `cache[:2]` is the cache of the first two clips. Activations share no memory, so
+    writing into one changes no other.
     A cache over several steps has a leading step axis s; `steps` names them.
 
     Attributes:
         tensors: activations by name, (b, ...) or (s, b, ...).
-        grid_shape: how video tokens lie on the clip.
-        blocks: of the model.
-        steps: of the leading axis; None where there is none.
+        grid_shape: the grid of video tokens.
+        blocks: the number of blocks of the model.
+        steps: the steps of the leading axis; None without a step axis.
         axes: letters of the axes by name, without the step axis; empty after a reduction, which may change them.
-        anatomy: weights that the decompositions need, `lens.anatomy`; None in a cache that was opened without.
+        anatomy: the weights for decompositions, `lens.anatomy`; None in a cache opened without them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -84,12 +85,12 @@ class ActivationCache(Mapping[str, Tensor]):
         """The full name of a point.
 
         Raises:
-            KeyError: there is no such block.
+            KeyError: the model has no such block.
         """
         return full_name(key, self.blocks)
 
     def grid(self, name: str, block: int) -> Tensor:
-        """An activation with its video tokens on their grid: (b, f, h, w, ...), behind a step axis if there is one."""
+        """An activation with its video tokens on their grid: (b, f, h, w, ...), after a step axis if there is one."""
         tensor = self[name, block]
         if self.steps is None:
             return self.grid_shape.unflatten(tensor)
@@ -98,13 +99,13 @@ class ActivationCache(Mapping[str, Tensor]):
     def to(self, target: torch.device | torch.dtype | str) -> ActivationCache:
         """The cache on a device, or with its floating-point activations in a dtype."""
         floating = isinstance(target, torch.dtype)
-        kept = {name: x if floating and not x.is_floating_point() else x.to(target) for name, x in self.items()}
-        return replace(self, tensors=kept)
+        tensors = {name: x if floating and not x.is_floating_point() else x.to(target) for name, x in self.items()}
+        return replace(self, tensors=tensors)
 
     # Files.
 
     def save(self, path: str | Path) -> Path:
-        """Writes HDF5, whole or not at all; activations keep every bit (bfloat16 too). Weights are not written."""
+        """Writes an HDF5 file atomically, with the exact bits of activations (bfloat16 too) and without weights."""
         return files.write(Path(path), self.tensors, self.axes, self.grid_shape, self.blocks, self.steps)
 
     @classmethod
@@ -112,44 +113,44 @@ class ActivationCache(Mapping[str, Tensor]):
         """The cache that `save` wrote, on the CPU.
 
         Args:
-            anatomy: of the same model, `lens.anatomy`, to decompose with.
+            anatomy: `lens.anatomy` of the same model, for decompositions.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache; names it.
+            FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache.
         """
         return cls(*files.read(Path(path)), anatomy)
 
     # Stacks.
 
     def stack_activation(self, name: str, layer: str = "") -> Tensor:
-        """An activation of all blocks: (l, b, ...), behind a step axis if there is one."""
+        """An activation of all blocks: (l, b, ...), after a step axis if there is one."""
         return self._stacked([self[name, block, layer] for block in range(self.blocks)])
 
     def accumulated_resid(self, point: Key = LAST, mid: bool = True) -> Stack:
-        """The stream as it grows: before block 0, after every write ("0_mid_attn") and block ("1_pre"), to a point.
+        """The residual stream before block 0, after every write ("0_mid_attn") and block ("1_pre"), up to a point.
 
         Args:
-            point: the last stream; by default behind the last block.
-            mid: with the streams inside blocks.
+            point: the last stream; by default that after the last block.
+            mid: whether to include streams inside blocks.
 
         Raises:
-            KeyError: the point is no stream.
+            KeyError: the point is not a stream.
         """
         last = self.name(point)
         streams = [name for name in self._read().points if is_stream(name)]
         if last not in streams:
             raise KeyError(f"got {last!r} · expected a stream, blocks.*.hook_resid_*{nearest(last, streams)}")
         streams = [name for name in streams if stream_of(name) == stream_of(last)]
-        # What a block puts out is what enters the next.
+        # The output of a block is the input of the next: "pre" of the next stands for both.
         wanted = [name for name in streams[: streams.index(last)] if name.endswith("_pre") or (mid and "_mid" in name)]
         wanted = [*wanted, last]
         labels = tuple(f"{block_of(name)}_{name.rpartition(STREAM)[2]}" for name in wanted)
         return Stack(self._stacked([self[name] for name in wanted]), labels)
 
     def decompose_resid(self, point: Key = LAST) -> Stack:
-        """What adds up to a stream: the embedding ("embed") and each write of each block ("0_attn_out"), gate included.
+        """The terms of a stream: the embedding ("embed") and each write of each block ("0_attn_out"), gate included.
 
-        The sum over the stack is the stream, but for its own rounding.
+        The sum over the stack is the stream, up to rounding.
         """
         terms = self._read().terms(self.name(point))
         labels = ("embed" if is_stream(name) else f"{block_of(name)}_{layer_of(name)}_out" for name in terms)
@@ -162,8 +163,8 @@ class ActivationCache(Mapping[str, Tensor]):
 
         Args:
             layer: the attention, such as "cross_attn".
-            point: the stream; writes behind it are left out.
-            project: with a direction, how far each write reaches along it, (l k, b, n); it is projected first.
+            point: the stream; later writes are left out.
+            project: a direction; the result is each write's inner product with it, (l k, b, n), at less memory.
         """
         anatomy = self._read()
         names = [name for name in anatomy.terms(self.name(point)) if layer_of(name) == layer and name in anatomy.heads]
@@ -182,10 +183,10 @@ class ActivationCache(Mapping[str, Tensor]):
         return Stack(self._stacked(values), tuple(labels))
 
     def apply_ln_to_stack(self, stack: Tensor) -> Tensor:
-        """A stack of what adds up to the last stream, (c, b, n, d), as its parts enter the last linear layer.
+        """A stack of terms of the last stream, (c, b, n, d), as they enter the last linear layer.
 
-        The last norm divides by what it divides the whole stream by (frozen) and time scales; constants, such as the
-        shift, are left out.
+        The final norm divides each term by the statistics of the whole stream (frozen), and the scale by time is
+        applied; constants, such as the shift, are left out.
         """
         axis = 0 if self.steps is None else 1
         return self._frozen().part(stack, axis)
@@ -197,24 +198,24 @@ class ActivationCache(Mapping[str, Tensor]):
     ) -> xr.Dataset:
         """The logit of a linear readout of a stream, split exactly into embedding, heads, layers and biases.
 
-        Every write is gate · (Σ_k W_k z_k + bias), so nothing has to be patched: the parts add up to the logit. In
-        families that norm a write before its gate (Mochi), what the norm divides by is frozen.
+        Every write is gate · (Σ_k W_k z_k + bias), so the parts add up to the logit without any patching. In families
+        with a norm between write and gate (Mochi), the divisor of the norm is frozen.
 
         Args:
             readout: a probe, or a direction, (d,) or (f, d) (logit = mean over tokens of the stream along it, or sum
                 over latent frames of their means along theirs).
-            point: what it reads; where the probe was fitted, or behind the last block, unless given. A write, such as
-                ("attn_out", 3), is split into its heads.
-            pool: False tells parts by frame, row and column; they add up over these, too.
+            point: the point that the readout reads; by default where the probe was fitted, or the stream after the last
+                block. A write, such as ("attn_out", 3), is split into its heads.
+            pool: False gives parts by frame, row and column; their sum over these is the pooled part.
 
         Returns:
             `attribution` (step, clip, block, component), where "attn.2" is head 2 of self-attention and "attn.bias" the
             bias of its projection; `embedding`; `constant` (the probe's bias); `readout`, the logit; and `unexplained`,
-            what is missing to it: rounding, and what hooks wrote in between. `lens.anatomy.needs(point)` says what
-            has to be cached.
+            the difference of the logit and the sum of parts: rounding, and edits by hooks in between.
+            `lens.anatomy.needs(point)` lists the points to cache.
 
         Raises:
-            KeyError: a point is not cached, or no stream or write. ValueError: a direction of another width.
+            KeyError: a point is not cached, or neither stream nor write. ValueError: a direction of another width.
         """
         if isinstance(readout, Tensor):
             weight, bias, reads = readout, 0.0, self.name(LAST)
@@ -231,22 +232,22 @@ class ActivationCache(Mapping[str, Tensor]):
         return self._table(split, pool, point=name, unit="logit")
 
     def velocity_attrs(self, direction: Float[Tensor, "..."], pool: bool = True) -> xr.Dataset:
-        """<velocity, direction>, split exactly as in `attribute_to`; the last norm divides by what it does (frozen).
+        """<velocity, direction>, split exactly as in `attribute_to`; the divisor of the final norm is frozen.
 
         Args:
-            direction: what broadcasts against the velocity (b, c, f, h, w), such as (c, f, h, w).
-            pool: False tells parts by frame, row and column.
+            direction: a tensor that broadcasts to the velocity (b, c, f, h, w), such as one of (c, f, h, w).
+            pool: False gives parts by frame, row and column.
 
         Returns:
-            As `attribute_to`; `constant` is what the latent itself, the shift and the last bias make.
+            As `attribute_to`; `constant` is the share of the latent itself, the shift and the last bias.
 
         Raises:
-            ValueError: the family does not state its last layer, or the direction does not broadcast.
+            ValueError: the family does not define its final layer, or the direction does not broadcast.
             KeyError: a point is not cached; see `lens.anatomy.needs_of_velocity()`.
         """
         frozen, velocity = self._frozen(), precise(self[VELOCITY])
         sizes = zip(reversed(direction.shape), reversed(velocity.shape), strict=False)
-        if direction.ndim > velocity.ndim or any(own not in (1, whole) for own, whole in sizes):
+        if direction.ndim > velocity.ndim or any(size not in (1, full) for size, full in sizes):
             raise ValueError(
                 f"got a direction of {tuple(direction.shape)} · expected what broadcasts to {tuple(velocity.shape)}"
             )
@@ -299,4 +300,4 @@ class ActivationCache(Mapping[str, Tensor]):
                 f"got activations of {sorted(sizes)} clips · expected as many of each · a reduction has taken the axis"
             )
         taken = (slice(None),) * axis + (clips,)
-        return replace(self, tensors={name: x[taken] for name, x in self.items()})
+        return replace(self, tensors={name: x[taken].clone() for name, x in self.items()})

@@ -1,8 +1,8 @@
-"""How a model's streams are put together: names in order, output projections, gates, the last layer. No model.
+"""The structure of a model's streams: names of writes in order, output projections, gates, the final layer.
 
-A write of attention is gate · (Σ_k W_k z_k + bias), so what a head writes follows from its mix z, its slice of the
-output projection and the gate. Names follow the vocabulary: of the write `blocks.3.hook_attn_out`, z is
-`blocks.3.attn.hook_z` and the gate `blocks.3.mod.hook_gate_attn`, or `hook_gate` where layers share one.
+A write of attention is gate · (Σ_k W_k z_k + bias), so what a head writes follows from its z, its slice of the output
+projection and the gate. For the write `blocks.3.hook_attn_out`, z is `blocks.3.attn.hook_z` and the gate is
+`blocks.3.mod.hook_gate_attn`, or `hook_gate` where layers share one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ STREAM, WRITE, ENTRY = "hook_resid_", "_out", "hook_resid_pre"
 
 @dataclass(frozen=True, eq=False)
 class HeadWrite:
-    """A write that heads make together.
+    """The write of an attention layer, which is a sum over heads.
 
     Attributes:
-        z: names of the heads' mixes, by what they attend to: "" mostly, and "img" where image keys have a softmax of
-            their own. The projection takes their sum.
-        gate: name of the gate; None where there is none.
-        raw: name of the ungated output, where it passes an RMS norm before the gate.
-        epsilon: of that norm.
-        weight, bias: of the output projection; where its width is more than that of z, z comes first and the bias
-            belongs to the MLP (parallel blocks).
+        z: names of the heads' z by the keys they attend to: usually "", and "img" where image keys have their own
+            softmax. The input of the projection is their sum.
+        gate: the name of the gate; None without a gate.
+        raw: the name of the ungated output, if an RMS norm comes between it and the gate.
+        epsilon: the epsilon of that norm.
+        weight, bias: of the output projection; where it is wider than z, z comes first and the bias counts as the MLP's
+            (parallel blocks).
     """
 
     z: Mapping[str, str]
@@ -43,13 +43,13 @@ class HeadWrite:
 
     @property
     def needs(self) -> list[str]:
-        """Names of the points it is worked out from."""
+        """Names of the points it is computed from."""
         return [name for name in (*self.z.values(), self.gate, self.raw) if name is not None]
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A LayerNorm."""
+    """The weights of a LayerNorm."""
 
     weight: Float[Tensor, " d"] | None
     bias: Float[Tensor, " d"] | None
@@ -58,7 +58,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class FinalLayer:
-    """What makes the velocity of the last stream; see `hook_points.Final`."""
+    """The weights of the layer that maps the last stream to velocity; see `hook_points.Final`."""
 
     norms: tuple[Norm, ...]
     weight: Float[Tensor, "p d"]
@@ -69,12 +69,12 @@ class FinalLayer:
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """How the streams of a model are put together.
+    """The structure of a model's streams, with the weights that decompositions need.
 
     Attributes:
-        points: the streams and what is written to them, in forward order.
-        heads: writes that heads make, by name.
-        final: what follows the last block; None where its family does not state it.
+        points: the streams and the writes to them, in forward order.
+        heads: writes of attention layers, by name.
+        final: the layer after the last block; None if the family does not define it.
         axes: letters of the axes of every point.
     """
 
@@ -85,7 +85,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, transformer: nn.Module, table: Table) -> Anatomy:
-        """That of a transformer; it refers to its weights and copies none."""
+        """The anatomy of a transformer, which refers to its weights without copying them."""
         points = _streams(list(table.points))
         heads = {
             name: _head_write(name, transformer, table)
@@ -96,7 +96,9 @@ class Anatomy:
         return cls(points, heads, _final_layer(transformer, table), axes)
 
     def terms(self, point: str) -> list[str]:
-        """Names of what adds up to a point: of a stream what enters block 0 and all writes; a write is its own.
+        """Names of the terms whose sum is a point: the input of block 0 and all writes; for a write, the write itself.
+
+        The terms of blocks.0.hook_resid_mid_attn are blocks.0.hook_resid_pre and blocks.0.hook_attn_out.
 
         Raises:
             KeyError: the point is neither a stream nor a write.
@@ -108,12 +110,12 @@ class Anatomy:
             )
         if not is_stream(point):
             return [point]
-        own = [name for name in self.points if stream_of(name) == stream_of(point)]
-        before = own[: own.index(point) + 1]
-        return [own[0], *(name for name in before if not is_stream(name))]
+        same_stream = [name for name in self.points if stream_of(name) == stream_of(point)]
+        before = same_stream[: same_stream.index(point) + 1]
+        return [same_stream[0], *(name for name in before if not is_stream(name))]
 
     def needs(self, point: str) -> list[str]:
-        """Names of the points that `attribute_to` reads: what to cache for it.
+        """Names of the points to cache for `attribute_to`.
 
         Raises:
             KeyError: see `terms`.
@@ -124,28 +126,28 @@ class Anatomy:
         return list(dict.fromkeys(read))
 
     def needs_of_velocity(self) -> list[str]:
-        """Names of the points that `velocity_attrs` reads."""
+        """Names of the points to cache for `velocity_attrs`."""
         last = [name for name in self.points if stream_of(name) == "" and is_stream(name)][-1]
         return [*self.needs(last), *(name for name in self.axes if name.startswith("final.")), "hook_velocity"]
 
 
 def is_stream(name: str) -> bool:
-    """Whether a name is that of a stream, not of a write."""
+    """Whether a point is a stream and not a write."""
     return name.rpartition(".")[2].startswith(STREAM)
 
 
 def block_of(name: str) -> int:
-    """The block of a point, such as 3 of blocks.3.hook_attn_out."""
+    """The block of a point, such as 3 for blocks.3.hook_attn_out."""
     return int(name.split(".")[1])
 
 
 def stream_of(name: str) -> str:
-    """Which stream a point of a block belongs to: "" is video, "text" or "audio" beside it."""
+    """The stream of a point in a block: "" for video, else "text" or "audio"."""
     return ".".join(name.split(".")[2:-1])
 
 
 def layer_of(name: str) -> str:
-    """Which layer writes: "attn" of blocks.3.hook_attn_out."""
+    """The layer of a write, such as "attn" for blocks.3.hook_attn_out."""
     return name.rpartition(".")[2].removeprefix("hook_").removesuffix(WRITE)
 
 
@@ -153,17 +155,17 @@ def _streams(names: list[str]) -> tuple[str, ...]:
     """Streams and writes among all names, in their order."""
     homes = {name.removesuffix(f".{ENTRY}") for name in names if name.endswith(f".{ENTRY}")}
 
-    def kept() -> Iterator[str]:
+    def of_streams() -> Iterator[str]:
         for name in names:
             home, _, short = name.rpartition(".")
             if home in homes and (short.startswith(STREAM) or short.endswith(WRITE)):
                 yield name
 
-    return tuple(kept())
+    return tuple(of_streams())
 
 
 def _attention(write: str) -> str:
-    """The attention that would make a write: "blocks.3.attn" of blocks.3.hook_attn_out."""
+    """The name that the attention of a write would have: "blocks.3.attn" for blocks.3.hook_attn_out."""
     return f"{write.rpartition('.')[0]}.{layer_of(write)}"
 
 
@@ -175,7 +177,7 @@ def _head_write(name: str, transformer: nn.Module, table: Table) -> HeadWrite:
     mixes = {source: z for source, z in mixes.items() if z in table.points}
     normed = table.normed_writes
     raw = None if normed is None else f"{attention}.hook_raw_out"
-    *_, projected, _ = table.points[f"{attention}.hook_result"].sites  # what the projection takes, and puts out
+    *_, projected, _ = table.points[f"{attention}.hook_result"].sites  # the projection's input and output
     return HeadWrite(mixes, gate, raw, normed or 0.0, *_frozen(transformer.get_submodule(projected.path)))
 
 
@@ -188,6 +190,6 @@ def _final_layer(transformer: nn.Module, table: Table) -> FinalLayer | None:
 
 
 def _frozen(module: Any) -> tuple[Any, Any]:
-    """Weight and bias without their gradients."""
+    """Weight and bias, detached from the graph."""
     weight, bias = (None if x is None else x.detach() for x in (module.weight, module.bias))
     return weight, bias

@@ -1,7 +1,12 @@
-"""What each head and layer adds to a stream, to a readout of it, and to the velocity: exact sums, nothing patched.
+"""The contribution of each head and layer to a stream, to a linear readout of it, and to the velocity, as exact sums.
 
 All functions take a mapping of activations by name, whose leading axes "..." are clips, or steps and clips, and an
-`Anatomy`. They work in float32 or better.
+`Anatomy`. They compute in float32 or float64.
+
+Example of head attribution through the final norm: one token of width 2 whose stream x = (3, 1) is the sum of an
+embedding (1, 1) and a head's write (2, 0). A LayerNorm gives (x - mean) / std = ((3, 1) - 2) / 1 = (1, -1). With the
+divisor 1 frozen, the norm is linear: (1, 1) becomes (0, 0), and (2, 0) becomes (2, 0) - 1 = (1, -1), with sum (1, -1).
+Along the direction (1, 0), the head's share of the readout 1 is all of it, and the embedding's is 0.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ Components = dict[tuple[int, str], Tensor]
 
 
 def precise(x: Tensor) -> Tensor:
-    """A tensor in float32 or better."""
+    """The tensor in float32, or in float64 if it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -29,7 +34,7 @@ def precise(x: Tensor) -> Tensor:
 
 
 def head_writes(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n k d"]:
-    """What each head adds to the stream, gate included."""
+    """The write of each head to the stream, gate included."""
     z = torch.stack(list(_mixes(cache, write).values())).sum(0)
     slices = rearrange(_weight(write, z), "d (k e) -> k e d", k=z.shape[-2])
     raw, gate = einsum(z, slices, "... n k e, k e d -> ... n k d"), _gate(cache, write, z)
@@ -37,7 +42,7 @@ def head_writes(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n k 
 
 
 def write_of_heads(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n d"]:
-    """What attention adds to the stream, worked out from its heads: gate · (Σ_k W_k z_k + bias)."""
+    """The write of attention to the stream, computed from its heads: gate · (Σ_k W_k z_k + bias)."""
     z = torch.stack(list(_mixes(cache, write).values())).sum(0)
     weight, gate = _weight(write, z), _gate(cache, write, z)
     raw = rearrange(z, "... k e -> ... (k e)") @ weight.T
@@ -49,9 +54,11 @@ def write_of_heads(cache: Activations, write: HeadWrite) -> Float[Tensor, "... n
 def head_readouts(
     cache: Activations, write: HeadWrite, direction: Float[Tensor, "*n d"]
 ) -> tuple[dict[str, Float[Tensor, "... n k"]], Float[Tensor, "... n"]]:
-    """How far along a direction each head's write reaches, by what it attends to, and the projection's bias.
+    """The inner product of each head's write with a direction, by the keys it attends to, and that of the bias.
 
-    The direction, (d,) or (..., n, d), goes through gate and projection first: no head is written out at full width.
+    The direction, (d,) or (..., n, d), is multiplied by gate and projection first, so that no head's write of width d
+    is computed. Example with one head, z = 2, W = (1, 3)ᵀ, gate (0.5, 1) and direction (1, 1): gate · direction =
+    (0.5, 1), times W is 3.5, times z is 7; the head's write is (0.5·2, 1·6) = (1, 6), and its inner product is 7 too.
     """
     mixes = _mixes(cache, write)
     z = mixes[""]
@@ -68,7 +75,7 @@ def _mixes(cache: Activations, write: HeadWrite) -> dict[str, Float[Tensor, "...
 
 
 def _weight(write: HeadWrite, z: Float[Tensor, "... n k e"]) -> Float[Tensor, "d ke"]:
-    """The part of the projection that takes the heads' mix."""
+    """The part of the projection's weight that multiplies the heads' z."""
     width = z.shape[-1] * z.shape[-2]
     if z.ndim < 4 or width > write.weight.shape[1]:
         raise ValueError(
@@ -79,12 +86,16 @@ def _weight(write: HeadWrite, z: Float[Tensor, "... n k e"]) -> Float[Tensor, "d
 
 
 def _parallel(write: HeadWrite, weight: Float[Tensor, "d ke"]) -> bool:
-    """Whether the projection takes more than the heads' mix: its bias is the MLP's then."""
+    """Whether the projection has the MLP's hidden layer as input too; its bias then counts as the MLP's."""
     return write.weight.shape[1] > weight.shape[1]
 
 
 def _gate(cache: Activations, write: HeadWrite, z: Tensor) -> Float[Tensor, "... n d"] | None:
-    """What the projection's output is multiplied by, one for all tokens or for each; its RMS norm is frozen."""
+    """The factor of the projection's output, for all tokens or for each: the gate, and a frozen RMS norm if any.
+
+    In Mochi, the output (3, 4) has the mean square 12.5. The norm divides by 12.5 ** 0.5 = 3.54, and with gates of
+    tanh 0.5 the factor is 0.5 / 3.54 = 0.141 for every head.
+    """
     if write.gate is None:
         return None
     gate = precise(cache[write.gate])
@@ -95,33 +106,33 @@ def _gate(cache: Activations, write: HeadWrite, z: Tensor) -> Float[Tensor, "...
     return gate.tanh() * (raw.square().mean(-1, keepdim=True) + write.epsilon).rsqrt()
 
 
-# What a readout of a stream is made of.
+# The parts of a readout of a stream.
 
 
 def components(
     cache: Activations, anatomy: Anatomy, point: str, direction: Float[Tensor, "*n d"]
 ) -> tuple[Float[Tensor, "... n"], Components]:
-    """What the embedding, and each head and layer of each block, adds to `stream . direction`, token by token.
+    """The shares of the embedding and of each head and layer in `stream · direction`, by token.
 
     Returns:
         The embedding's share (zero for a write), and all others by (block, label): "attn.0", "attn.bias", "mlp";
-        "cross_attn.img.0" is what head 0 takes from image keys where they have a softmax of their own.
+        "cross_attn.img.0" is the share of head 0 from image keys, where these have their own softmax.
     """
-    embedding, found = None, {}
+    embedding, shares = None, {}
     for name in anatomy.terms(point):
         if is_stream(name):
             embedding = _along(cache[name], direction)
         elif name not in anatomy.heads:
-            found[block_of(name), layer_of(name)] = _along(cache[name], direction)
+            shares[block_of(name), layer_of(name)] = _along(cache[name], direction)
         else:
             heads, bias = head_readouts(cache, anatomy.heads[name], direction)
             for source, values in heads.items():
                 for head, value in enumerate(values.unbind(-1)):
-                    found[block_of(name), ".".join(filter(None, (layer_of(name), source, str(head))))] = value
-            found[block_of(name), f"{layer_of(name)}.bias"] = bias
+                    shares[block_of(name), ".".join(filter(None, (layer_of(name), source, str(head))))] = value
+            shares[block_of(name), f"{layer_of(name)}.bias"] = bias
     if embedding is None:
-        embedding = torch.zeros_like(next(iter(found.values())))
-    return embedding, found
+        embedding = torch.zeros_like(next(iter(shares.values())))
+    return embedding, shares
 
 
 def _along(values: Tensor, direction: Tensor) -> Float[Tensor, "... n"]:
@@ -129,16 +140,16 @@ def _along(values: Tensor, direction: Tensor) -> Float[Tensor, "... n"]:
     return torch.linalg.vecdot(values, direction.to(values))
 
 
-# The last layer, the statistics of its norms frozen.
+# The final layer with frozen norm statistics.
 
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """The last layer as an affine map of the stream: what its norms divide by, and its modulation, are constants.
+    """The final layer as an affine map of the stream: the divisors of its norms, and its modulation, are constants.
 
     Attributes:
-        layer: weights.
-        scales: 1 / standard deviation by norm, (..., n, 1).
+        layer: the weights.
+        scales: 1 / standard deviation for each norm, (..., n, 1).
         shift, scale: (..., 1 or n, d).
     """
 
@@ -149,7 +160,7 @@ class Frozen:
 
     @classmethod
     def of(cls, cache: Activations, layer: FinalLayer, point: str) -> Frozen:
-        """The last layer at the activations of a cache; `point` is the stream that it reads."""
+        """The final layer frozen at the activations of a cache; `point` is the stream that it reads."""
         x, scales = precise(cache[point]), []
         shift, scale = (precise(cache[f"final.mod.hook_{name}"]) for name in ("shift", "scale"))
         if shift.ndim < x.ndim:
@@ -160,20 +171,20 @@ class Frozen:
         return cls(layer, tuple(scales), shift.to(x), scale.to(x))
 
     def part(self, x: Float[Tensor, "... n d"], axis: int | None = None) -> Float[Tensor, "... n d"]:
-        """What part of a stream becomes, constants left out; `axis` is that of a stack."""
+        """The image of a term of the stream, without constants; `axis` is the stack axis of a stack of terms."""
         for norm, scale in zip(self.layer.norms, self.scales, strict=True):
             x = _normed(norm, precise(x), scale if axis is None else scale.unsqueeze(axis))
         return x * (1 + (self.scale if axis is None else self.scale.unsqueeze(axis)))
 
     def constant(self) -> Float[Tensor, "... n d"]:
-        """What an empty stream becomes."""
+        """The image of a zero stream: biases and shift."""
         x = torch.zeros_like(self.scales[0] * self.scale)
         for norm, scale in zip(self.layer.norms, self.scales, strict=True):
             x = _shifted(norm, _normed(norm, x, scale))
         return x * (1 + self.scale) + self.shift
 
     def toward(self, direction: Float[Tensor, "... n d"]) -> Float[Tensor, "... n d"]:
-        """The direction in the stream along which a direction behind the last layer lies: the adjoint of `part`."""
+        """The direction in the stream for a direction after norms and modulation: the adjoint of `part`."""
         direction = direction * (1 + self.scale)
         for norm, scale in zip(reversed(self.layer.norms), reversed(self.scales), strict=True):
             direction = direction * scale if norm.weight is None else direction * scale * norm.weight.to(direction)
@@ -191,7 +202,7 @@ def _shifted(norm: Norm, x: Tensor) -> Tensor:
 
 
 def tokens_of(direction: Float[Tensor, "... c f h w"], layer: FinalLayer) -> Float[Tensor, "... n p"]:
-    """A direction in the space of velocities as the last linear layer puts out tokens."""
+    """A direction in velocity space in the layout of the final projection's output: tokens of patches."""
     p, q, r = layer.patch
     return rearrange(direction, f"... c (f p) (h q) (w r) -> ... (f h w) ({layer.token})", p=p, q=q, r=r)
 
@@ -199,12 +210,12 @@ def tokens_of(direction: Float[Tensor, "... c f h w"], layer: FinalLayer) -> Flo
 def velocity_readout(
     cache: Activations, frozen: Frozen, direction: Float[Tensor, "... c f h w"]
 ) -> tuple[Float[Tensor, "... n d"], Float[Tensor, "..."]]:
-    """A direction in the stream and a constant: <velocity, direction> = Σ_n stream · direction + constant."""
+    """A direction in the stream and a constant, so that <velocity, direction> = Σ_n stream · direction + constant."""
     layer = frozen.layer
     slope, offset = precise(cache["final.hook_slope"]), precise(cache["final.hook_offset"])
-    told = tokens_of(direction * slope, layer)
-    behind = told @ layer.weight.to(told)
-    constant = (offset * direction).flatten(-4).sum(-1) + (behind * frozen.constant()).flatten(-2).sum(-1)
+    in_patches = tokens_of(direction * slope, layer)
+    after_norms = in_patches @ layer.weight.to(in_patches)
+    constant = (offset * direction).flatten(-4).sum(-1) + (after_norms * frozen.constant()).flatten(-2).sum(-1)
     if layer.bias is not None:
-        constant = constant + (told @ layer.bias.to(told)).sum(-1)
-    return frozen.toward(behind), constant
+        constant = constant + (in_patches @ layer.bias.to(in_patches)).sum(-1)
+    return frozen.toward(after_norms), constant

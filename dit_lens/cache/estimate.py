@@ -1,4 +1,4 @@
-"""What a cache will take, before it is made."""
+"""An estimate of the bytes and seconds of a cache before it is computed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes and seconds of a cache; it prints as a sentence.
+class CacheCost:
+    """Bytes and seconds of a cache; `str` of it is a sentence.
 
     Attributes:
-        sizes: bytes of each point for one clip at one step: whole, and as it is kept.
-        seconds_each: of one clip at one step, measured. More clips to a batch take less each.
-        clips, steps: how many.
-        reduced: whether points are kept reduced.
+        sizes: bytes of each point for one clip at one step: (without reduction, as stored).
+        seconds_each: measured seconds of one clip at one step; larger batches take less per clip.
+        clips, steps: the numbers of clips and steps.
+        reduced: whether points are stored with a reduction.
     """
 
     sizes: Mapping[str, tuple[int, int]]
@@ -28,17 +28,17 @@ class Estimate:
 
     @property
     def whole_bytes(self) -> int:
-        """Of all points, clips and steps, without a reduction."""
+        """Bytes of all points, clips and steps without a reduction."""
         return self.clips * self.steps * sum(whole for whole, _ in self.sizes.values())
 
     @property
     def kept_bytes(self) -> int:
-        """The same as it is kept."""
-        return self.clips * self.steps * sum(kept for _, kept in self.sizes.values())
+        """Bytes of all points, clips and steps as stored."""
+        return self.clips * self.steps * sum(stored for _, stored in self.sizes.values())
 
     @property
     def seconds(self) -> float:
-        """Of all clips and steps, one by one."""
+        """Seconds for all clips and steps, run one by one."""
         return self.clips * self.steps * self.seconds_each
 
     def __str__(self) -> str:
@@ -52,15 +52,22 @@ class Estimate:
 
 
 def readable(count: int) -> str:
-    """Bytes as people say them: "1.5 GB"."""
+    """Bytes in readable units, such as "1.5 GB"."""
     value, unit = float(count), 0
     while value >= 1000 and unit < 4:
         value, unit = value / 1000, unit + 1
     return f"{value:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[unit]}"
 
 
+def readable_time(seconds: float) -> str:
+    """A duration in readable units: "3 s", "12 min" or "2.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def clock(device: torch.device) -> float:
-    """Seconds on a clock, everything that was asked of the device done."""
+    """Seconds on a clock, after all queued work of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

@@ -1,4 +1,4 @@
-"""A cache as a file of HDF5."""
+"""The HDF5 file format of activation caches."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Parts = tuple[dict[str, Tensor], TokenGrid, int, tuple[int, ...] | None, dict[st
 
 def write(
     path: Path,
-    kept: Mapping[str, Tensor],
+    activations: Mapping[str, Tensor],
     axes: Mapping[str, str],
     grid: TokenGrid,
     blocks: int,
     steps: tuple[int, ...] | None,
 ) -> Path:
-    """Writes a cache's parts, whole or not at all; activations keep every bit (bfloat16 too)."""
-    tensors = {f"{INSIDE}{name}": tensor for name, tensor in kept.items()}
-    # Names and axes of a large model are more than an attribute of HDF5 can hold.
-    names = json.dumps({"names": list(kept), "axes": dict(axes)}).encode()
+    """Writes a cache's parts atomically, with the exact bits of activations (bfloat16 too)."""
+    tensors = {f"{INSIDE}{name}": tensor for name, tensor in activations.items()}
+    # Names and axes of a large model exceed the size limit of an HDF5 attribute.
+    names = json.dumps({"names": list(activations), "axes": dict(axes)}).encode()
     tensors[NAMES] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
     facts = {"grid": (grid.frames, grid.rows, grid.columns), "blocks": blocks, "steps": steps}
     return tensor_file.write(path, KIND, tensors, facts)
@@ -37,10 +37,10 @@ def read(path: Path) -> Parts:
     """Activations, grid, number of blocks, steps and axes of a cache that `write` wrote, on the CPU.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache; names it.
+        FileNotFoundError: no such file. ValueError: the file is truncated, damaged or no cache.
     """
     tensors, facts = tensor_file.read(path, KIND)
     names = json.loads(bytes(tensors[NAMES].tolist()))
-    kept = {name: tensors[f"{INSIDE}{name}"] for name in names["names"]}
+    activations = {name: tensors[f"{INSIDE}{name}"] for name in names["names"]}
     steps = None if facts["steps"] is None else tuple(facts["steps"])
-    return kept, TokenGrid(*facts["grid"]), facts["blocks"], steps, names["axes"]
+    return activations, TokenGrid(*facts["grid"]), facts["blocks"], steps, names["axes"]

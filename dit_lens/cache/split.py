@@ -1,4 +1,4 @@
-"""A readout and what it is made of, as a labelled table."""
+"""A readout and its parts by block, head and layer, as a labelled table."""
 
 from __future__ import annotations
 
@@ -17,40 +17,44 @@ from dit_lens.cache.decomposition import Components
 
 
 def per_token(weight: Float[Tensor, "*f d"], stream: Float[Tensor, "... n d"]) -> Float[Tensor, "n d"]:
-    """What each token of a stream is multiplied by in a readout of its mean, or of its means by frame."""
+    """The weight of each token in a linear readout of the mean over tokens, or of the means by frame.
+
+    A direction (d,) over 6 tokens gives direction / 6 at every token; (f, d) with 2 frames gives the direction of frame
+    0 divided by 3 at tokens 0 to 2, and that of frame 1 divided by 3 at tokens 3 to 5.
+    """
     by_frame = torch.atleast_2d(weight.to(stream))
-    each, rest = divmod(stream.shape[-2], len(by_frame))
+    per_frame, rest = divmod(stream.shape[-2], len(by_frame))
     if rest or weight.shape[-1] != stream.shape[-1]:
         raise ValueError(
             f"got a direction of {tuple(weight.shape)} · expected ({stream.shape[-1]},), or that for each of the"
             f" frames that {stream.shape[-2]} tokens make"
         )
-    return repeat(by_frame / each, "f d -> (f n) d", n=each)
+    return repeat(by_frame / per_frame, "f d -> (f n) d", n=per_frame)
 
 
 @runtime_checkable
 class LinearProbe(Protocol):
-    """What `attribute_to` takes of a probe: logit = mean over tokens of the activation . weight + bias."""
+    """The part of a probe that `attribute_to` uses: logit = mean over tokens of activation · weight + bias."""
 
     @property
     def weight(self) -> Float[Tensor, "*f d"]:
-        """In units of the raw activation; (f, d) is one for the mean of each latent frame."""
+        """The direction for raw activations, (d,), or (f, d) with one for the mean of each latent frame."""
         ...
 
     @property
     def bias(self) -> float:
-        """Added to the mean."""
+        """The constant added to the mean."""
         ...
 
     @property
     def reads(self) -> Any:
-        """Its `point` is where the probe reads."""
+        """An object whose `point` is the hook point that the probe reads."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A readout and what it is made of, token by token: readout = constant + sum over tokens of everything else.
+    """A readout and its parts by token: readout = constant + the sum over tokens of all parts.
 
     Attributes:
         readout, constant: (...,).
@@ -64,7 +68,7 @@ class Split:
     components: Components
 
     def pooled(self) -> Split:
-        """The same with a single token, the sum of all."""
+        """The split with the parts summed over tokens, as a single token."""
         components = {key: _total(value) for key, value in self.components.items()}
         return Split(self.readout, self.constant, _total(self.embedding), components)
 
@@ -72,8 +76,8 @@ class Split:
         """`attribution` (step, clip, block, component), `embedding`, `constant`, `readout` and `unexplained`.
 
         Args:
-            steps: of the leading axis, where there is one.
-            grid: with one, attribution and embedding are told by frame, row and column.
+            steps: the steps of the leading axis, if there is one.
+            grid: if given, attribution and embedding have dimensions frame, row and column.
         """
         blocks = sorted({block for block, _ in self.components})
         labels = list(dict.fromkeys(label for _, label in self.components))
@@ -85,15 +89,15 @@ class Split:
         place = () if grid is None else ("frame", "row", "column")
         sizes = (1,) if grid is None else (grid.frames, grid.rows, grid.columns)
 
-        def told(dims: tuple[str, ...], values: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
+        def variable(dims: tuple[str, ...], values: Tensor) -> tuple[tuple[str, ...], np.ndarray]:
             values = values.unflatten(-1, sizes) if place else values.squeeze(-1)
             return (*lead, *dims, *place), _array(values)
 
         heads = [label.rpartition(".")[2] for label in labels]
         return xr.Dataset(
             {
-                "attribution": told(("block", "component"), attribution),
-                "embedding": told((), embedding),
+                "attribution": variable(("block", "component"), attribution),
+                "embedding": variable((), embedding),
                 "constant": (lead, _array(self.constant.expand(self.readout.shape))),
                 "readout": (lead, _array(self.readout)),
                 "unexplained": (lead, _array(self.readout - explained)),

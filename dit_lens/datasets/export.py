@@ -1,9 +1,9 @@
-"""Writes a split of quadruplets to disk as IntPhys 2019 lays out its own (Riochet et al., intphys.cognitive-ml.fr).
+"""Writes a split of quadruplets to disk in the layout of IntPhys 2019 (Riochet et al., intphys.cognitive-ml.fr).
 
     OUT/dev/O1/01/1/scene/scene_001.png ...    frames, 8-bit RGB, lossless
     OUT/dev/O1/01/1/status.json                {"header": {"block_name", "block_type", "is_possible"}}
     OUT/dev/O1/01/2 ... 4, 02 ..., O2 ...
-    OUT/dev_metadata.json                      where each clip came from, and the seed of the shuffling
+    OUT/dev_metadata.json                      the source of each clip, and the seed of the shuffling
 
 The four clips of a scene are in shuffled order, so that labels come from status.json alone. A clip whose label is
 unknown has no status.json, like IntPhys' own test set. There are no depth images and no masks.
@@ -18,12 +18,9 @@ readers that know three blocks are served by `--blocks permanence O1 shape O2 co
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +31,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dit_lens import datasets
+from dit_lens.atomic_files import folder_atomically, replace_atomically
 from dit_lens.choices import check_choice
-from dit_lens.clips import Clip, Quadruplet
-from dit_lens.results import replace_atomically
+from dit_lens.clips import Clip, Scene
 
 BLOCKS = {
     "permanence": "O1",
@@ -79,7 +76,7 @@ class Config:
 
 
 def export_intphys(
-    quadruplets: Sequence[Quadruplet],
+    quadruplets: Sequence[Scene],
     folder: Path,
     split: str = "dev",
     blocks: Mapping[str, str] = BLOCKS,
@@ -88,10 +85,10 @@ def export_intphys(
     """Writes quadruplets as an IntPhys split; returns its folder, `folder / split`.
 
     Scenes are numbered from 1 in each block. Numbers have as many digits as the number of all scenes, as in IntPhys,
-    and two at least; those of frames have three at least. A scene is there whole or not at all.
+    and at least two; those of frames have at least three. A scene is written completely or not at all.
 
     Args:
-        quadruplets: what to write, of any properties in any order.
+        quadruplets: the scenes to write, of any properties in any order.
         folder: may exist; `folder / split` must be empty or not exist.
         split: "dev" or "test".
         blocks: block of each property.
@@ -103,7 +100,9 @@ def export_intphys(
     """
     target = Path(folder) / check_choice(split, SPLITS, "IntPhys split")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"got {target}, which is not empty · expected a new folder · name another or delete it")
+        raise FileExistsError(
+            f"got {target}, which is not empty · expected a new folder · pass another one, or delete it"
+        )
     target.mkdir(parents=True, exist_ok=True)
     digits, scenes, numbers = max(2, len(str(len(quadruplets)))), {}, Counter()
     for index, quadruplet in enumerate(tqdm(quadruplets, desc="scenes", unit="scene", disable=None)):
@@ -112,7 +111,7 @@ def export_intphys(
         scene = f"{block}/{numbers[block]:0{digits}}"
         order = np.random.default_rng([shuffle, index]).permutation(4)
         clips = [quadruplet.clips[i] for i in order]
-        with _folder_atomically(target / scene) as aside:
+        with folder_atomically(target / scene) as aside:
             for number, clip in enumerate(clips, start=1):
                 _write_clip(clip, aside / str(number), block)
         scenes[scene] = _origin(quadruplet, clips)
@@ -131,29 +130,17 @@ def _write_clip(clip: Clip, folder: Path, block: str) -> None:
         (folder / "status.json").write_text(json.dumps({"header": header}, indent=4))
 
 
-def _origin(quadruplet: Quadruplet, clips: Sequence[Clip]) -> dict[str, Any]:
-    """What the layout has no place for: the quadruplet, and the clip of each sub-directory."""
+def _origin(quadruplet: Scene, clips: Sequence[Clip]) -> dict[str, Any]:
+    """The metadata that the layout cannot hold: the quadruplet, and the clip of each sub-directory."""
     return {
         "group": quadruplet.id,
         "property": quadruplet.property,
         "event": quadruplet.event,
         "splice": quadruplet.splice,
         "crossed": quadruplet.crossed,
-        "fps": quadruplet.a.fps,
+        "fps": quadruplet["A"].fps,
         "clips": {str(number): clip.id for number, clip in enumerate(clips, start=1)},
     }
-
-
-@contextmanager
-def _folder_atomically(path: Path) -> Iterator[Path]:
-    """A folder to write to; it becomes `path` when the block ends well and vanishes when it does not."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def run(config: Config) -> Path:
@@ -173,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; the scenes that were written are whole", file=sys.stderr)
+        print("\nstopped; the scenes that were written are complete", file=sys.stderr)
         sys.exit(130)
 
 

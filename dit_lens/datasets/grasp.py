@@ -1,7 +1,7 @@
-"""GRASP level 2 (Jassim et al.; i-machine-think/grasp): simulated films in pairs, 50 frames per second.
+"""GRASP level 2 (Jassim et al.; i-machine-think/grasp): simulated videos in pairs, 50 frames per second.
 
 ROOT/level2/P_<Property>/000.mp4 ... 127.mp4        plausible
-ROOT/level2/IP_<Property>/000.mp4 ...               implausible; each number is the pair of its like
+ROOT/level2/IP_<Property>/000.mp4 ...               implausible; equal numbers are a pair
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from pathlib import Path
 from dit_lens.choices import check_choice
 from dit_lens.datasets.framing import Framing
 from dit_lens.datasets.recordings import Batch, Recording, Recordings, relative
-from dit_lens.reading import Film, list_visible
+from dit_lens.reading import VideoFile, list_visible
 
 
 class Grasp(Recordings):
-    """Pairs of GRASP, the plausible film first.
+    """Pairs of GRASP, the plausible video first.
 
     Args:
         root: the folder that holds level2.
         split: "level2".
-        properties: such as "Collision"; by default all whose folders are there.
+        properties: such as "Collision"; by default all that have folders.
         framing: which frames, at what size.
+        tolerance: distance up to which two frames count as the same (see `Recordings`).
 
     Raises:
-        ValueError: unknown split or property. FileNotFoundError: no such folder, or a film without its pair; names it.
+        ValueError: unknown split or property. FileNotFoundError: no such folder, or a video without its pair; names it.
     """
 
     def __init__(
@@ -34,22 +35,28 @@ class Grasp(Recordings):
         split: str = "level2",
         properties: Sequence[str] | None = None,
         framing: Framing | None = None,
+        tolerance: float = 0.0,
     ):
         folder = Path(root) / check_choice(split, ("level2",), "GRASP split")
         names = (path.name for path in list_visible(folder) if path.is_dir())
-        there = sorted({name.split("_", 1)[1] for name in names if name.startswith(("P_", "IP_"))})
-        chosen = [check_choice(name, there, "GRASP property") for name in (there if properties is None else properties)]
-        super().__init__([batch for prop in chosen for batch in _batches(folder, prop)], str(folder), framing)
+        available = sorted({name.split("_", 1)[1] for name in names if name.startswith(("P_", "IP_"))})
+        chosen = [
+            check_choice(name, available, "GRASP property")
+            for name in (available if properties is None else properties)
+        ]
+        super().__init__(
+            [batch for prop in chosen for batch in _batches(folder, prop)], str(folder), framing, tolerance
+        )
 
 
 def _batches(folder: Path, prop: str) -> list[Batch]:
-    sides = [folder / f"{side}_{prop}" for side in ("P", "IP")]
-    names = sorted({path.name for side in sides for path in list_visible(side) if path.suffix.lower() == ".mp4"})
+    folders = [folder / f"{source}_{prop}" for source in ("P", "IP")]
+    names = sorted({path.name for source in folders for path in list_visible(source) if path.suffix.lower() == ".mp4"})
     batches = []
     for name in names:
         recordings = tuple(
-            Recording(Film(side / name), possible, role, {"path": relative(side / name, folder)})
-            for side, possible, role in zip(sides, (True, False), ("P", "IP"), strict=True)
+            Recording(VideoFile(source / name), possible, role, {"path": relative(source / name, folder)})
+            for source, possible, role in zip(folders, (True, False), ("P", "IP"), strict=True)
         )
         batches.append(Batch(f"grasp/{folder.name}/{prop}/{Path(name).stem}", prop, recordings, ((0, 1),)))
     return batches

@@ -4,7 +4,7 @@
     ROOT/inflevel_lab/<gravity|solidity>/<view>__<property>__<cover>__<object>__<cv|ci|uv|ui>.mp4
     ROOT/inflevel_sim/<property>/<view>__<property>__<object>__<cover>__<trial>.mp4      the object before the cover
 
-Its makers do not allow training or fine-tuning on it, not even of a linear probe: the data are for evaluation only.
+The authors do not allow training or fine-tuning on it, not even of a linear probe: the data are for evaluation only.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from pathlib import Path
 from dit_lens.choices import check_choice
 from dit_lens.datasets.framing import Framing
 from dit_lens.datasets.recordings import Batch, Recording, Recordings, relative, tell_once
-from dit_lens.reading import Film, list_visible
+from dit_lens.reading import VideoFile, list_visible
 
 SPLITS = ("lab", "sim")
-# Possible first; the first letter says how a trial begins and the second how it ends, so that places 0 and 2, and
-# places 1 and 3, begin alike.
+# Possible trials first; the first letter says how a trial begins and the second how it ends, so that trials 0 and 2,
+# and trials 1 and 3, begin alike.
 TRIALS = {
     "continuity": ("vv", "ii", "vi", "iv"),
     "gravity": ("cv", "ui", "ci", "uv"),
     "solidity": ("cv", "ui", "ci", "uv"),
 }
 MATCHES = ((0, 2), (1, 3))
-# Frames of the lab films before the trial itself, in which the cover is shown; in gravity and solidity some films have
-# ten fewer.
+# Frames of the lab videos before the trial, in which the cover is shown; some videos of gravity and solidity have ten
+# fewer.
 PRIMING = {"continuity": 330, "gravity": 175, "solidity": 175}
 POLICY = "eval-only"
 NOTICE = (
-    "InfLevel is for evaluation only: its makers allow no training or fine-tuning on it, not even of a linear probe. "
-    "Use scores that are not trained, or probes trained on other data, and say so."
+    "InfLevel is for evaluation only: its authors allow no training or fine-tuning on it, not even of a linear probe."
+    " Use scores without training, or probes trained on other data, and report which."
 )
 
 
 class InfLevel(Recordings):
     """Complete groups of a split of InfLevel, each of four clips that differ in how the trial begins and ends.
 
-    Clips are in the order of `TRIALS`, possible ones first. Incomplete groups are left out, as by the makers, and
+    Clips are in the order of `TRIALS`, possible ones first. Incomplete groups are left out, as by the authors, and
     listed in `left_out`. Factors name view, cover, object and direction, so that a split can hold out objects or
     covers. The licence notice is shown once and is in every clip's factors (`policy`, `licence`).
 
     Args:
         root: the folder that holds inflevel_lab and inflevel_sim.
         split: "lab" or "sim".
-        properties: of continuity, gravity and solidity; by default all that are there.
-        priming: leading frames to trim, by property; for the lab films by default as published, for sim none are
-            published: say {} to keep all.
-        aligned: further leading frames are left out, until all four clips are as long as the shortest.
+        properties: of continuity, gravity and solidity; by default all that have folders.
+        priming: leading frames to trim, by property; by default as published for the lab videos; none are published
+            for sim: pass {} to keep all.
+        aligned: whether to trim further leading frames, until all four clips are as long as the shortest.
         framing: which frames, at what size.
 
     Raises:
@@ -68,10 +68,14 @@ class InfLevel(Recordings):
     ):
         folder = Path(root) / f"inflevel_{check_choice(split, SPLITS, 'InfLevel split')}"
         if priming is None and split == "sim":
-            raise ValueError("got no priming for InfLevel sim · expected frames by property, or {} to keep all")
-        there = [path.name for path in list_visible(folder) if path.is_dir() and path.name in TRIALS]
+            raise ValueError(
+                "got no priming for InfLevel sim · expected a number of frames for each property, or {} to keep all"
+                " frames"
+            )
+        available = [path.name for path in list_visible(folder) if path.is_dir() and path.name in TRIALS]
         chosen = [
-            check_choice(name, there, "InfLevel property") for name in (there if properties is None else properties)
+            check_choice(name, available, "InfLevel property")
+            for name in (available if properties is None else properties)
         ]
         trimmed = PRIMING if priming is None else priming
         self.left_out: dict[str, tuple[str, ...]] = {}
@@ -88,28 +92,28 @@ class InfLevel(Recordings):
                 factors |= {"policy": POLICY, "licence": NOTICE, "path": relative(path, folder), "priming": str(first)}
                 key = "__".join(factors[name] for name in ("view", "cover", "object", "direction") if factors[name])
                 possible = TRIALS[prop].index(trial) < 2
-                groups.setdefault(key, {})[trial] = Recording(Film(path), possible, trial, factors, None, first)
+                groups.setdefault(key, {})[trial] = Recording(VideoFile(path), possible, trial, factors, None, first)
         batches = []
-        for key, found in sorted(groups.items()):
-            missing = tuple(trial for trial in TRIALS[prop] if trial not in found)
+        for key, recordings in sorted(groups.items()):
+            missing = tuple(trial for trial in TRIALS[prop] if trial not in recordings)
             name = f"inflevel/{folder.name.removeprefix('inflevel_')}/{prop}/{key}"
             if missing:
                 self.left_out[name] = missing
                 continue
-            batches.append(Batch(name, prop, tuple(found[trial] for trial in TRIALS[prop]), MATCHES, aligned))
+            batches.append(Batch(name, prop, tuple(recordings[trial] for trial in TRIALS[prop]), MATCHES, aligned))
         return batches
 
 
 def _parse(path: Path, prop: str, in_lab: bool) -> dict[str, str]:
-    """What a file name says."""
+    """View, property, cover, object, trial and direction from a file name."""
     names = ["view", "property", *(("cover", "object") if in_lab else ("object", "cover")), "trial"]
     if in_lab and prop == "continuity":
         names.append("direction")
-    parts = path.stem.split("__")
-    if len(parts) != len(names):
-        raise ValueError(f"got {path} · expected a name of {len(names)} parts: {'__'.join(names)}.mp4")
-    told = dict(zip(names, parts, strict=True))
-    check_choice(told["trial"], TRIALS[prop], f"in {path} the trial")
-    if told["property"] != prop or told.get("direction", "LR") not in ("LR", "RL"):
-        raise ValueError(f"got {path} · expected property {prop} and, if any, direction LR or RL")
-    return {"direction": "", **told}
+    cells = path.stem.split("__")
+    if len(cells) != len(names):
+        raise ValueError(f"got {path} · expected a file name of {len(names)} parts: {'__'.join(names)}.mp4")
+    named = dict(zip(names, cells, strict=True))
+    check_choice(named["trial"], TRIALS[prop], f"in {path} the trial")
+    if named["property"] != prop or named.get("direction", "LR") not in ("LR", "RL"):
+        raise ValueError(f"got {path} · expected a file name with property {prop} and, if it has a direction, LR or RL")
+    return {"direction": "", **named}

@@ -4,61 +4,61 @@
     ROOT/test/O1/0001/1/scene/...               labels are hidden
     ROOT/train/00001/scene/...                  possible scenes only, one clip each
 
-The four clips of a scene lie in shuffled sub-directories. They are paired by their frames: clip 1 goes with the clip
-that differs from it last, and the other two are the other pair. A pair shares its frames up to its break.
+The four clips of a scene are in shuffled sub-directories. Which of them are compared, and from which frame on they
+differ, is determined from their frames or from a table: see `dit_lens.datasets.intphys_pairs`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dit_lens.choices import check_choice
-from dit_lens.clips import Clip, Group, Quadruplet
+from dit_lens.clips import ROLES, Clip, Scene, breaks_between
 from dit_lens.datasets.export import BLOCKS
 from dit_lens.datasets.framing import Framing
-from dit_lens.datasets.recordings import Lazily, relative
-from dit_lens.reading import list_visible, read_images
+from dit_lens.datasets.intphys_files import NUMBERS, Shot, has_labels, read_shot, read_shots
+from dit_lens.datasets.intphys_pairs import Match, PairingError, is_crossed, pair_by_frames, read_pairs
+from dit_lens.datasets.recordings import Lazily, Outline, check_tolerance, relative
+from dit_lens.reading import list_visible
 
 SPLITS = ("dev", "test", "train")
-NUMBERS = ("1", "2", "3", "4")
 FPS = 15.0  # the engine runs at 30 and every second tick is captured
 PROPERTIES = {block: prop for prop, block in BLOCKS.items()}
 EVENTS = {"O1": "vanishes or appears", "O2": "changes shape", "O3": "comes out elsewhere"}
 
 
-@dataclass(frozen=True, eq=False)
-class Shot:
-    """One clip as it lies on disk: all its frames and its label."""
+class IntPhys(Lazily[Path, Scene]):
+    """A split of IntPhys: quadruplets A, B, C, D; in test four clips without labels; in train one possible clip.
 
-    folder: Path
-    frames: np.ndarray
-    possible: bool | None
+    In a quadruplet, A is the possible clip of the lower sub-directory, C is compared with A and D with B. In test,
+    roles are the sub-directories "1" to "4"; the first clip is compared with the third, the second with the fourth.
+    `breaks` are those of each pair, at the frames that are used. A scene is `crossed` where every one of these frames
+    of C and D is, bit for bit, a frame of A or B. Resizing comes later, and equal frames stay equal.
 
-
-class IntPhys(Lazily[Path, Quadruplet | Group]):
-    """A split of IntPhys: quadruplets; groups of four where labels are unknown; in train groups of one.
-
-    Of a quadruplet, A is the possible clip of the lower sub-directory, and C shares its first frames with A. It is
-    `crossed` where C and D are bit for bit made of A and B. Each clip's factors name its place (`video`, such as
-    "O1/01/2", as submissions do) and the frame at which its pair breaks (`break_frame`, from 0, in the file).
+    Each clip's factors name its folder (`video`, such as "O1/01/2", as in submissions), the frames at which its pair
+    breaks (`break_frames`, from 0, in the file) and the `break_tolerance`.
 
     Args:
         root: the folder that holds dev, test and train.
         split: "dev", "test" or "train".
-        blocks: blocks to read, such as ("O1",); by default all that are there.
-        framing: which frames, at what size. Pairing looks at all frames whatever is chosen.
+        blocks: blocks to read, such as ("O1",); by default all that have folders.
+        tolerance: distance in grey levels (see `dit_lens.clips.frame_distances`) up to which two frames count as the
+            same when clips are paired and breaks are located; 0 for the release, a few for compressed copies.
+        pairs: a table of the pairs of dev, to be used instead of pairing by frames (see `intphys_pairs`). A scene with
+            one pair in the table becomes that pair, with the roles A and C; scenes without a pair are left out and
+            listed in `left_out`.
+        framing: which frames, at what size. Pairing always uses all frames.
 
     Raises:
-        ValueError: unknown split or block, a scene without its four clips.
-        FileNotFoundError: no such folder. Reading raises it for a missing frame or label, by the file's name.
+        ValueError: unknown split or block, a scene without its four clips, a bad line of the table, a table for another
+            split than dev, a negative tolerance. FileNotFoundError: no such folder or table. Reading a scene raises it
+            for a missing frame or label, by the file's name, and ValueError where its frames do not show the pairs, or
+            the frames that are used do not show a break.
     """
 
     def __init__(
@@ -66,46 +66,86 @@ class IntPhys(Lazily[Path, Quadruplet | Group]):
         root: str | Path,
         split: str = "dev",
         blocks: tuple[str, ...] | None = None,
+        tolerance: float = 0.0,
+        pairs: str = "",
         framing: Framing | None = None,
     ):
         self.split, self.framing = check_choice(split, SPLITS, "IntPhys split"), framing or Framing()
-        self.folder = Path(root) / split
+        self.folder, self.tolerance = Path(root) / split, check_tolerance(tolerance)
+        if pairs and split != "dev":
+            raise ValueError(
+                f"got pairs={pairs} for the split {split} · expected a table of pairs for dev only · leave pairs out"
+            )
         scenes = self._folders() if split == "train" else self._scenes(blocks)
-        super().__init__(scenes, f"{self.folder}")
+        blocks_on_disk = [folder.name for folder in self._folders()]
+        self.pairs = read_pairs(Path(pairs), scenes, blocks_on_disk) if pairs else None
+        self.left_out = [scene for scene in scenes if self.pairs is not None and scene not in self.pairs]
+        super().__init__((scene for scene in scenes if scene not in self.left_out), f"{self.folder}")
 
-    def read(self, listed: Path) -> Quadruplet | Group:
-        """The scene, its frames read."""
+    def read(self, listed: Path) -> Scene:
+        """Reads a scene with its frames."""
         if self.split == "train":
-            shot = _shoot(listed, labelled=True)
-            return Group(self._id(listed), (self._clip(shot, listed, relative(listed, self.folder), None),))
-        shots = [_shoot(listed / number, labelled=self.split == "dev") for number in NUMBERS]
-        _check_lengths(shots)
-        pairs = pair_by_break([shot.frames for shot in shots])
-        if any(shot.possible is None for shot in shots):
-            breaks = {i: _break(shots[a], shots[b]) for a, b in pairs for i in (a, b)}
-            clips = (self._clip(shot, listed, str(i + 1), breaks[i]) for i, shot in enumerate(shots))
-            return Group(self._id(listed), tuple(clips), pairs)
-        return self._quadruplet(listed, *[_by_label(shots[i], shots[j]) for i, j in pairs])
+            shot = read_shot(listed, labelled=True)
+            return Scene(self._id(listed), (self._clip(shot, listed, relative(listed, self.folder), ()),))
+        shots = read_shots(listed, self._labelled(listed))
+        return self._scene(listed, shots, self.pairs[listed] if self.pairs else self.pair(listed, shots))
 
-    def _quadruplet(self, scene: Path, first: tuple[Shot, Shot], second: tuple[Shot, Shot]) -> Quadruplet:
-        (a, c), (b, d) = sorted((first, second), key=lambda pair: pair[0].folder)
-        breaks = _break(a, c), _break(b, d)
-        clip_a, clip_b, clip_c, clip_d = clips = [
-            self._clip(shot, scene, role, frame)
-            for role, shot, frame in zip("ABCD", (a, b, c, d), breaks * 2, strict=True)
-        ]
-        splice = sum(i < breaks[0] for i in self.framing.indices(len(a.frames)))
+    def pair(self, scene: Path, shots: Sequence[Shot]) -> tuple[Match, ...]:
+        """The pairs of clips that are compared, as their frames show them.
+
+        Raises:
+            PairingError: the frames do not show pairs; says what would help.
+        """
+        videos, labels = [shot.frames for shot in shots], [shot.possible for shot in shots]
+        return pair_by_frames(videos, labels, self.tolerance, str(scene))
+
+    def outline(self, index: int) -> Outline:
+        """Id, property, labels and matches of a scene, without reading its frames."""
+        folder = self.listed[index]
+        if self.split == "train":
+            return Outline(self._id(folder), "", (True,))
+        half = len(self.pairs[folder]) if self.pairs else 2
+        labels = (True,) * half + (False,) * half if self._labelled(folder) else (None,) * 4
+        return Outline(self._id(folder), self._property(folder), labels, _matches(half))
+
+    def _scene(self, scene: Path, shots: Sequence[Shot], pairs: Sequence[Match]) -> Scene:
+        """The scene of the clips that are compared: the first clip of each pair, then the second of each."""
+        half, name = len(pairs), self._id(scene)
+        order = [shots[i] for i, _ in pairs] + [shots[j] for _, j in pairs]
+        roles = (ROLES if half == 2 else ("A", "C")) if self._labelled(scene) else [shot.folder.name for shot in order]
+        file_breaks = [breaks_between(shots[i].frames, shots[j].frames, self.tolerance) for i, j in pairs]
+        clips = tuple(
+            self._clip(shot, scene, role, frames)
+            for shot, role, frames in zip(order, roles, file_breaks * 2, strict=True)
+        )
+        used = list(self.framing.indices(len(shots[0].frames), str(scene)))
+        videos = [shot.frames[used] for shot in order]
+        breaks = tuple(self._breaks(videos[i], videos[i + half], scene, file_breaks[i]) for i in range(half))
         event = EVENTS.get(scene.parent.name, "breaks the law")
-        prop, crossed = self._property(scene), _is_crossed(clips, splice)
-        return Quadruplet(clip_a, clip_b, clip_c, clip_d, splice, prop, event, crossed)
+        return Scene(name, clips, _matches(half), breaks, half == 2 and is_crossed(videos), event)
 
-    def _clip(self, shot: Shot, scene: Path, role: str, break_frame: int | None) -> Clip:
+    def _breaks(self, first: np.ndarray, second: np.ndarray, scene: Path, in_file: tuple[int, ...]) -> tuple[int, ...]:
+        """The breaks of a pair at the frames that are used; none if the two clips share no first frame."""
+        breaks = breaks_between(first, second, self.tolerance)
+        if not breaks:
+            raise ValueError(
+                f"got {scene}, one of whose pairs is equal in all {len(first)} frames that are used, and differs in the"
+                f" file from frame {in_file[0] if in_file else '-'} on · expected frames that show the difference · use"
+                " more frames, or resample the whole clip"
+            )
+        return breaks if breaks[0] else ()
+
+    def _clip(self, shot: Shot, scene: Path, role: str, break_frames: tuple[int, ...]) -> Clip:
         total, group = len(shot.frames), self._id(scene)
         indices = self.framing.indices(total, str(shot.folder))
-        factors = {"video": relative(shot.folder, self.folder), "source": str(shot.folder), "break_frame": break_frame}
+        factors = {"video": relative(shot.folder, self.folder), "source": str(shot.folder)}
+        factors |= {"break_frames": break_frames, "break_tolerance": self.tolerance}
         factors |= self.framing.record(total, indices, shot.frames.shape[1:3], FPS)
         frames, rate = self.framing.shape(shot.frames[list(indices)]), self.framing.rate(FPS, indices)
         return Clip(f"{group}/{role}", frames, shot.possible, group, role, self._property(scene), factors, (), rate)
+
+    def _labelled(self, scene: Path) -> bool:
+        return self.split == "dev" or has_labels(scene)
 
     def _id(self, scene: Path) -> str:
         return f"intphys/{self.split}/{relative(scene, self.folder)}"
@@ -117,33 +157,79 @@ class IntPhys(Lazily[Path, Quadruplet | Group]):
         return [folder for folder in list_visible(self.folder) if folder.is_dir()]
 
     def _scenes(self, blocks: tuple[str, ...] | None) -> list[Path]:
-        there = {folder.name: folder for folder in self._folders()}
-        for block in there:
+        available = {folder.name: folder for folder in self._folders()}
+        for block in available:
             check_choice(block, PROPERTIES, f"in {self.folder} the block")
-        names = sorted(there, key=lambda block: int(block[1:])) if blocks is None else blocks
-        folders = [there[check_choice(name, there, "IntPhys block")] for name in names]
+        names = sorted(available, key=lambda block: int(block[1:])) if blocks is None else blocks
+        folders = [available[check_choice(name, available, "IntPhys block")] for name in names]
         scenes = [scene for folder in folders for scene in list_visible(folder) if scene.is_dir()]
         for scene in scenes:
-            found = tuple(folder.name for folder in list_visible(scene) if folder.is_dir())
-            if found != NUMBERS:
-                raise ValueError(f"got {scene} with clips {', '.join(found)} · expected 1, 2, 3, 4 · unpack it anew")
+            clips = tuple(folder.name for folder in list_visible(scene) if folder.is_dir())
+            if clips != NUMBERS:
+                raise ValueError(
+                    f"got {scene} with clips {', '.join(clips)} · expected 1, 2, 3, 4 · unpack the split again"
+                )
         return scenes
 
 
-def pair_by_break(films: list[np.ndarray]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The places of the clips that share their first frames: the first and what differs from it last, the other two."""
-    breaks = [_first_difference(films[0], film) for film in films[1:]]
-    partner = 1 + int(np.argmax(breaks))
-    first, second = (i for i in (1, 2, 3) if i != partner)
-    return (0, partner), (first, second)
+@dataclass(frozen=True)
+class Disagreement:
+    """A scene in which pairing by frames and by a table differ.
+
+    Attributes:
+        scene: such as "O1/01".
+        by_frames, by_table: sub-directories of the possible and the impossible clip of each pair; none where the frames
+            show no pairs, or the table lists none.
+        reason: why the frames show no pairs.
+    """
+
+    scene: str
+    by_frames: tuple[tuple[str, str], ...]
+    by_table: tuple[tuple[str, str], ...]
+    reason: str = ""
+
+
+def compare_pairings(
+    root: str | Path, pairs: str | Path, blocks: tuple[str, ...] | None = None, tolerance: float = 0.0
+) -> list[Disagreement]:
+    """The scenes of dev in which the pairs that the frames show are not those of a table; empty where both agree.
+
+    Args:
+        root, pairs, blocks, tolerance: as of `IntPhys`.
+
+    Raises:
+        ValueError, FileNotFoundError: as of `IntPhys`.
+    """
+    split = IntPhys(root, "dev", blocks, tolerance, str(pairs))
+    listed = dict.fromkeys([*split.listed, *split.left_out])
+    compared = (_compare(split, scene) for scene in sorted(listed))
+    return [item for item in compared if item.by_frames != item.by_table]
+
+
+def _compare(split: IntPhys, scene: Path) -> Disagreement:
+    by_table, name = (split.pairs or {}).get(scene, ()), relative(scene, split.folder)
+    try:
+        by_frames, reason = split.pair(scene, read_shots(scene, labelled=True)), ""
+    except PairingError as error:
+        by_frames, reason = (), str(error)
+    return Disagreement(name, _numbered(by_frames), _numbered(by_table), reason)
+
+
+def _numbered(pairs: Sequence[Match]) -> tuple[tuple[str, str], ...]:
+    return tuple((NUMBERS[i], NUMBERS[j]) for i, j in pairs)
+
+
+def _matches(half: int) -> tuple[Match, ...]:
+    """Matches of clips in the order of their roles: each of the first half with one of the second half."""
+    return tuple((i, i + half) for i in range(half))
 
 
 def write_submission(plausibilities: Mapping[str, float], split: IntPhys, path: str | Path) -> Path:
-    """Writes what intphys.cognitive-ml.fr takes, a zip of answer.txt with a line `O1/0001/1 0.9751` for each clip.
+    """Writes a submission to intphys.cognitive-ml.fr: a zip of answer.txt with a line `O1/0001/1 0.9751` for each clip.
 
     Args:
         plausibilities: in [0, 1], by `clip.factors["video"]`.
-        split: the split that is answered, whole.
+        split: the complete split.
 
     Raises:
         ValueError: a clip of the split has no plausibility, or one outside [0, 1], or there is one of no clip.
@@ -151,87 +237,13 @@ def write_submission(plausibilities: Mapping[str, float], split: IntPhys, path: 
     videos = [f"{relative(scene, split.folder)}/{number}" for scene in split.listed for number in NUMBERS]
     wrong = sorted(set(videos) ^ set(plausibilities))
     if wrong:
-        raise ValueError(f"got {len(plausibilities)} plausibilities · expected one of each clip · see {wrong[0]}")
+        raise ValueError(f"got {len(plausibilities)} plausibilities · expected one for each clip · see {wrong[0]}")
     outside = [video for video in videos if not 0 <= plausibilities[video] <= 1]
     if outside:
-        raise ValueError(f"got {plausibilities[outside[0]]} of {outside[0]} · expected plausibilities in [0, 1]")
+        raise ValueError(
+            f"got plausibility {plausibilities[outside[0]]} for {outside[0]} · expected a number in [0, 1]"
+        )
     lines = (f"{video} {float(plausibilities[video])!r}\n" for video in videos)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("answer.txt", "".join(lines))
     return Path(path)
-
-
-def _shoot(folder: Path, labelled: bool) -> Shot:
-    status = _status(folder, labelled)
-    possible = status["header"]["is_possible"] if status else None
-    return Shot(folder, read_images(_frame_files(folder, status), folder), possible)
-
-
-def _status(folder: Path, labelled: bool) -> dict[str, Any] | None:
-    """What status.json says; None where there is none and none is due."""
-    path = folder / "status.json"
-    if not path.exists():
-        if labelled:
-            raise FileNotFoundError(f"got no {path} · expected the label in it · unpack the split anew")
-        return None
-    try:
-        status = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"got {path}, which is no JSON ({error}) · unpack the split anew") from error
-    label = status.get("header", {}).get("is_possible") if isinstance(status, dict) else None
-    if not isinstance(label, bool):
-        raise ValueError(f"got {path} with is_possible {label!r} · expected true or false in its header")
-    return status
-
-
-def _frame_files(folder: Path, status: Mapping[str, Any] | None) -> list[Path]:
-    """The frames scene_001.png ... in order; where the status lists frames, as many as it lists."""
-    files = {path.name: path for path in list_visible(folder / "scene")}
-    numbered = {name: match for name in files if (match := re.fullmatch(r"scene_(\d+)\.png", name))}
-    highest = max((int(match[1]) for match in numbered.values()), default=0)
-    digits = max((len(match[1]) for match in numbered.values()), default=3)
-    count = max(highest, len((status or {}).get("frames", ())), 1)
-    names = [f"scene_{number:0{digits}}.png" for number in range(1, count + 1)]
-    missing = [name for name in names if name not in files]
-    if missing:
-        raise FileNotFoundError(f"got no {folder / 'scene' / missing[0]} · expected {count} frames · unpack it anew")
-    return [files[name] for name in names]
-
-
-def _check_lengths(shots: list[Shot]) -> None:
-    longest = max(shots, key=lambda shot: len(shot.frames))
-    for shot in shots:
-        if shot.frames.shape != longest.frames.shape:
-            raise ValueError(
-                f"got {shot.folder / 'scene'} with frames {shot.frames.shape[:3]} · expected {longest.frames.shape[:3]}"
-                f", as in {longest.folder} · unpack it anew"
-            )
-
-
-def _first_difference(one: np.ndarray, other: np.ndarray) -> int:
-    """The first frame in which two films differ; their length where they do not."""
-    differs = (one != other).any(axis=(1, 2, 3))
-    return int(np.argmax(differs)) if differs.any() else len(one)
-
-
-def _break(one: Shot, other: Shot) -> int:
-    frame = _first_difference(one.frames, other.frames)
-    if frame == len(one.frames):
-        raise ValueError(
-            f"got {one.folder} and {other.folder}, which are the same frames · expected a pair that breaks"
-        )
-    return frame
-
-
-def _by_label(one: Shot, other: Shot) -> tuple[Shot, Shot]:
-    """The pair with the possible clip first."""
-    if one.possible == other.possible:
-        both = "possible" if one.possible else "impossible"
-        raise ValueError(f"got {one.folder} and {other.folder} paired by their frames, both {both} · expected one each")
-    return (one, other) if one.possible else (other, one)
-
-
-def _is_crossed(clips: Sequence[Clip], splice: int) -> bool:
-    a, b, c, d = (clip.frames for clip in clips)
-    halves = (c[:splice], a[:splice]), (c[splice:], b[splice:]), (d[:splice], b[:splice]), (d[splice:], a[splice:])
-    return all(np.array_equal(one, other) for one, other in halves)

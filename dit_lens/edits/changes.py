@@ -1,4 +1,4 @@
-"""What each kind of edit makes of a whole activation; `Edit` takes the chosen heads and tokens of it."""
+"""The functions of each kind of edit, which change a whole activation; `Edit` selects heads and tokens."""
 
 from __future__ import annotations
 
@@ -18,39 +18,49 @@ def _zero(x: Tensor, hook: Hook) -> Tensor:
 
 
 def _mean(x: Tensor, hook: Hook, means: Source) -> Tensor:
-    there = _at(means, hook, "means")
-    if there.ndim != x.ndim - 1 or any(
-        own not in (1, size) for own, size in zip(there.shape, x.shape[1:], strict=True)
+    mean = _at(means, hook, "means")
+    if mean.ndim != x.ndim - 1 or any(
+        actual not in (1, size) for actual, size in zip(mean.shape, x.shape[1:], strict=True)
     ):
         raise ValueError(
-            f"got means of shape {tuple(there.shape)} for an activation of shape {tuple(x.shape)} · expected"
+            f"got means of shape {tuple(mean.shape)} for an activation of shape {tuple(x.shape)} · expected"
             f" {tuple(x.shape[1:])}, or 1 on an axis that shares them · take the mean over the clip axis alone"
         )
-    return there.to(x).expand_as(x)
+    return mean.to(x).expand_as(x)
 
 
 def _patch(x: Tensor, hook: Hook, source: Source) -> Tensor:
-    there = _at(source, hook, "source")
-    if there.shape != x.shape:
+    activation = _at(source, hook, "source")
+    if activation.shape != x.shape:
         raise ValueError(
-            f"got a source of shape {tuple(there.shape)} for an activation of shape {tuple(x.shape)}"
+            f"got a source of shape {tuple(activation.shape)} for an activation of shape {tuple(x.shape)}"
             " · expected equal shapes · cache the source with the same batch and step"
         )
-    return there.to(x)
+    return activation.to(x)
 
 
 def _resample(x: Tensor, hook: Hook, source: Source, donors: Tensor) -> Tensor:
-    there = _at(source, hook, "source")
-    if len(donors) != len(x) or there.shape[1:] != x.shape[1:]:
+    activation = _at(source, hook, "source")
+    if len(donors) != len(x) or activation.shape[1:] != x.shape[1:]:
         raise ValueError(
-            f"got {len(donors)} donors and a source of shape {tuple(there.shape)} for an activation of shape"
+            f"got {len(donors)} donors and a source of shape {tuple(activation.shape)} for an activation of shape"
             f" {tuple(x.shape)} · expected a donor for each of its {len(x)} clips and {tuple(x.shape[1:])} of each"
             " · take donors for the clips of the run, and cache the source at the same hook point"
         )
-    return there[donors.to(there.device)].to(x)
+    if outside := [donor for donor in donors.tolist() if donor >= len(activation)]:
+        clips = len(activation)
+        raise ValueError(f"got donor {outside[0]} of a source of {clips} clips · expected 0 to {clips - 1}")
+    return activation[donors.to(activation.device)].to(x)
 
 
 def _add(x: Tensor, hook: Hook, vector: Tensor) -> Tensor:
+    if vector.ndim > x.ndim or any(
+        size not in (1, full) for size, full in zip(vector.shape[::-1], x.shape[::-1], strict=False)
+    ):
+        raise ValueError(
+            f"got a vector of shape {tuple(vector.shape)} for an activation of shape {tuple(x.shape)} at {hook.name}"
+            " · expected one that broadcasts against it, such as one of its last axis"
+        )
     return x + vector.to(x)
 
 
@@ -66,6 +76,11 @@ def _noise(x: Tensor, hook: Hook, alpha: float, seed: int) -> Tensor:
 
 
 def _project_out(x: Tensor, hook: Hook, direction: Tensor) -> Tensor:
+    if direction.shape != x.shape[-1:]:
+        raise ValueError(
+            f"got a direction of shape {tuple(direction.shape)} for an activation of shape {tuple(x.shape)} at"
+            f" {hook.name} · expected ({x.shape[-1]},), that of its last axis"
+        )
     unit = (direction / direction.norm()).to(x)
     return x - (x @ unit)[..., None] * unit
 
@@ -77,16 +92,22 @@ def _cut(x: Tensor, hook: Hook, keys: Tensor) -> Tensor:
             f" a truth value for each of its {x.shape[-1]} keys, such as grid.mask(frame=0); text keys, where there are"
             " any, come last"
         )
-    rest = x.masked_fill(keys.to(x.device), 0.0)
-    return rest / rest.sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return rescaled(x.masked_fill(keys.to(x.device), 0.0))
+
+
+def rescaled(x: Tensor) -> Tensor:
+    """A pattern whose rows are scaled to 1 again; a row without any attention stays 0."""
+    return x / x.sum(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _evenly(x: Tensor, hook: Hook) -> Tensor:
+    if not hook.name.endswith("hook_pattern"):
+        raise ValueError(f"got {hook.name} to make even · expected a hook_pattern, whose last axis is keys")
     return torch.full_like(x, 1 / x.shape[-1])
 
 
 def _at(source: Source, hook: Hook, what: str) -> Tensor:
-    """The tensor for the step of a call."""
+    """The source tensor for the step of a call."""
     if isinstance(source, Tensor):
         return source
     if hook.step is None or hook.step not in source:
@@ -98,7 +119,7 @@ def _at(source: Source, hook: Hook, what: str) -> Tensor:
 
 
 def _generator(seed: int, hook: Hook) -> torch.Generator:
-    """Random numbers of a hook point at a place on the trajectory, on the CPU: the same on every device."""
+    """A CPU generator seeded by seed, hook point, step and noise level, so that noise is the same on every device."""
     words = f"{hook.name} {hook.step} {hook.sigma:.6f}".encode()
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]))
 

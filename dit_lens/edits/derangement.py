@@ -1,4 +1,4 @@
-"""Who takes from whom in resampling: never from one's own quadruplet, always from a clip of the same property."""
+"""The choice of donors for resampling: clips of another quadruplet and the same physical property."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import Tensor
 
 
 def donors(groups: Sequence[Hashable], properties: Sequence[Hashable], seed: int) -> Int[Tensor, " b"]:
-    """For each clip the clip that gives to it: of another group, of the same property.
+    """The index of a donor for each clip, from another group with the same property.
 
-    Among the groups of a property each gives to one and takes from another (a random cycle, so none from itself); which
-    of the giver's clips goes to which of the taker's is random too, whatever their labels. Groups of equal size give
-    each clip once: the index is then a permutation without fixed points.
+    The groups of a property form a random cycle in which each takes from the next, so none from itself; which clip of
+    the donor group goes to which clip is random too, whatever their labels. If groups have equal sizes, each clip is a
+    donor once: the index is then a permutation without fixed points.
+
+    Example: for the groups q, q, r, r, s, s of one property and the cycle in which q takes from s, s from r and r from
+    q, the index may be [5, 4, 0, 1, 3, 2].
 
     Args:
-        groups: what no clip may share with its donor, such as the quadruplet's id, one for each clip.
-        properties: what every clip shares with its donor; any values that compare, such as (property, event).
-        seed: of the random choice.
+        groups: a value for each clip that differs from its donor's, such as the quadruplet's id.
+        properties: a value for each clip that equals its donor's; any hashable values, such as (property, event).
+        seed: the seed of the random choice.
 
     Raises:
-        ValueError: a property with a single group, or not as many properties as groups.
+        ValueError: a property with a single group, or different numbers of properties and groups.
     """
     if len(groups) != len(properties):
         raise ValueError(f"got {len(groups)} groups and {len(properties)} properties · expected one of each per clip")
@@ -39,7 +42,7 @@ def donors(groups: Sequence[Hashable], properties: Sequence[Hashable], seed: int
 
 
 def _cycle(members: dict[Hashable, list[int]], shared: Hashable, random: np.random.Generator, index: Tensor) -> None:
-    """Writes the donors of one property's clips: each group takes from the next in a random cycle."""
+    """Writes the donors of one property's clips into `index`: each group takes from the next in a random cycle."""
     if len(members) == 1:
         raise ValueError(
             f"got the single group {next(iter(members))!r} of {shared!r} · expected two or more of each property: none"
@@ -48,5 +51,5 @@ def _cycle(members: dict[Hashable, list[int]], shared: Hashable, random: np.rand
     order = random.permutation(len(members))
     clips = [list(members.values())[i] for i in order]
     for takers, givers in zip(clips, [*clips[1:], clips[0]], strict=True):
-        given = random.permutation(givers)
-        index[takers] = torch.as_tensor(np.resize(given, len(takers)))
+        shuffled = random.permutation(givers)
+        index[takers] = torch.as_tensor(np.resize(shuffled, len(takers)))

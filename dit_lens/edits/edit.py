@@ -1,4 +1,4 @@
-"""An edit: what kind, of which heads and tokens, with which values; a hook function that can be written down."""
+"""An edit: its kind, values, heads and tokens; a hook function that can be saved to disk."""
 
 from __future__ import annotations
 
@@ -9,46 +9,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lens.axes import Part
+from dit_lens.arguments import integers, places, triple
+from dit_lens.axes import Region
 from dit_lens.edits.changes import CHANGES
 from dit_lens.hook_points import Hook
 
-Tokens = tuple[Part, Part, Part]
 Value = Tensor | Mapping[int, Tensor] | float | int
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A hook function (tensor, hook) -> tensor that changes the chosen heads and tokens and keeps the other bits.
+    """A hook function (tensor, hook) -> tensor that changes the chosen heads and tokens and no other bit.
 
-    Made by the functions of `dit_lens.edits`, such as `edits.zero(heads=[2])`.
+    Created by the functions of `dit_lens.edits`, such as `edits.zero(heads=[2])`.
 
     Attributes:
         kind: the name of that function.
         values: its other arguments by name.
-        heads: indices on the k axis; all unless given.
-        tokens: frame, row and column (integers or slices on the token grid); all unless given.
+        heads: indices on the k axis, or one index; all by default.
+        tokens: frame, row and column (integers, slices or lists, on the token grid); all by default.
+
+    Raises:
+        TypeError: heads that are no integers, or tokens that are not three parts.
     """
 
     kind: str
     values: Mapping[str, Value] = field(default_factory=dict)
     heads: Sequence[int] | None = None
-    tokens: Tokens | None = None
+    tokens: Region | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is not None:
+            object.__setattr__(self, "heads", integers(self.heads, "heads"))
+        if self.tokens is not None:
+            object.__setattr__(self, "tokens", triple(self.tokens, "tokens"))
 
     def __call__(self, x: Tensor, hook: Hook) -> Tensor:
-        """The activation with the chosen places changed.
+        """The activation with the chosen heads and tokens changed.
 
         Raises:
-            ValueError: the activation has no heads or no video tokens where some are asked for, or not as many.
+            ValueError: the activation lacks the axis of heads or video tokens, or an index is outside of it.
         """
         chosen = _chosen(x, hook, self.heads, self.tokens)
         return torch.where(chosen, CHANGES[self.kind](x, hook, **self.values), x)
 
     def __repr__(self) -> str:
-        told = {**self.values, "heads": self.heads, "tokens": self.tokens}
-        return (
-            f"{self.kind}({', '.join(f'{name}={_brief(value)}' for name, value in told.items() if value is not None)})"
-        )
+        arguments = {**self.values, "heads": self.heads, "tokens": self.tokens}
+        words = [f"{name}={_brief(value)}" for name, value in arguments.items() if value is not None]
+        return f"{self.kind}({', '.join(words)})"
 
 
 def _brief(value: Any) -> str:
@@ -59,14 +67,16 @@ def _brief(value: Any) -> str:
     return repr(value)
 
 
-def _chosen(x: Tensor, hook: Hook, heads: Sequence[int] | None, tokens: Tokens | None) -> Tensor:
+def _chosen(x: Tensor, hook: Hook, heads: Sequence[int] | None, tokens: Region | None) -> Tensor:
     """A boolean tensor that broadcasts against x: True where the edit applies."""
     axes = hook.axes.split()
     chosen = torch.ones((1,) * x.ndim, dtype=torch.bool, device=x.device)
     if heads is not None:
-        chosen = chosen & _along(x, _axis(axes, "k", hook), heads)
+        chosen = chosen & _along(x, _axis(axes, "k", hook), heads, "head")
     if tokens is not None:
-        chosen = chosen & _along(x, _axis(axes, "n", hook), hook.grid.mask(*tokens).nonzero().flatten().tolist())
+        chosen = chosen & _along(
+            x, _axis(axes, "n", hook), hook.grid.mask(*tokens).nonzero().flatten().tolist(), "token"
+        )
     return chosen
 
 
@@ -79,10 +89,7 @@ def _axis(axes: list[str], letter: str, hook: Hook) -> int:
     return axes.index(letter)
 
 
-def _along(x: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
-    size = x.shape[axis]
-    if outside := [i for i in indices if not -size <= i < size]:
-        raise ValueError(f"got index {outside[0]} on an axis of {size} · expected {-size} to {size - 1}")
-    mask = torch.zeros(size, dtype=torch.bool, device=x.device)
-    mask[list(indices)] = True
+def _along(x: Tensor, axis: int, indices: Sequence[int], what: str) -> Tensor:
+    mask = torch.zeros(x.shape[axis], dtype=torch.bool, device=x.device)
+    mask[places(indices, x.shape[axis], what)] = True
     return mask.view([-1 if i == axis else 1 for i in range(x.ndim)])

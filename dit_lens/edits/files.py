@@ -1,4 +1,4 @@
-"""Edits on disk: a JSON file that is read by eye, and beside it a safetensors file with the tensors they hold.
+"""The file format of edits: a readable JSON file, and a safetensors file next to it with the tensors.
 
     {"format": "dit_lens.edits", "version": 1, "tensors": {"file": "edits.safetensors", "sha256": "..."}, "edits": [
       {"names": "blocks.3.attn.hook_z", "kind": "patch", "heads": [2], "tokens": [1, {"slice": [0, 2, null]}, 0],
@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dit_lens.axes import Part
+from dit_lens.axes import Selection
 from dit_lens.choices import check_choice
 from dit_lens.edits.changes import CHANGES
 from dit_lens.edits.edit import Edit, Value
@@ -31,11 +31,11 @@ def save(edits: Sequence[tuple[NamesFilter, HookFunction]], path: str | Path) ->
     """Writes a list of (names, edit), as `lens.hooks` takes it, to a JSON file; tensors go to a safetensors file.
 
     Args:
-        path: of the JSON file; the tensors' file has the same name with the suffix .safetensors.
+        path: the JSON file; the file of tensors has the same name with the suffix .safetensors.
 
     Raises:
-        TypeError: names are told by a predicate, or a hook is not an edit of `dit_lens.edits`.
-        ValueError: the path would give both files one name.
+        TypeError: names are a predicate, or a hook is not an edit of `dit_lens.edits`.
+        ValueError: the path would give both files the same name.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -43,31 +43,31 @@ def save(edits: Sequence[tuple[NamesFilter, HookFunction]], path: str | Path) ->
     tensors = _Tensors()
     entries = [_entry(names, edit, tensors) for names, edit in edits]
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"format": FORMAT, "version": VERSION, "tensors": tensors.write(path.with_suffix(".safetensors"))}
-    path.write_text(json.dumps(told | {"edits": entries}, indent=1) + "\n")
+    contents = {"format": FORMAT, "version": VERSION, "tensors": tensors.write(path.with_suffix(".safetensors"))}
+    path.write_text(json.dumps(contents | {"edits": entries}, indent=1) + "\n")
 
 
 def load(path: str | Path) -> list[tuple[str | list[str], Edit]]:
     """The list of (names, edit) that `save` wrote, tensors on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file, or none with its tensors.
-        ValueError: not a file of edits, of a newer version, of an unknown kind, or beside other tensors.
+        FileNotFoundError: the file or its tensors do not exist.
+        ValueError: not a file of edits, a newer version, an unknown kind of edit, or a file of other tensors.
     """
     path = Path(path)
-    told = json.loads(path.read_text())
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    contents = json.loads(path.read_text())
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise ValueError(f"got {path}, which holds no edits · expected a file that edits.save wrote")
-    if told["version"] > VERSION:
+    if contents["version"] > VERSION:
         raise ValueError(
-            f"got {path} of version {told['version']} · expected at most {VERSION} · update dit_lens to read it"
+            f"got {path} of version {contents['version']} · expected at most {VERSION} · update dit_lens to read it"
         )
-    tensors = _read(path, told["tensors"])
-    return [(entry["names"], _edit(entry, tensors)) for entry in told["edits"]]
+    tensors = _read(path, contents["tensors"])
+    return [(entry["names"], _edit(entry, tensors)) for entry in contents["edits"]]
 
 
 class _Tensors:
-    """Tensors under numbers, each stored once however many edits hold it."""
+    """Tensors named by numbers; a tensor that several edits share is stored once."""
 
     def __init__(self) -> None:
         self._held: list[Tensor] = []
@@ -103,8 +103,10 @@ def _entry(names: NamesFilter, edit: HookFunction, tensors: _Tensors) -> dict[st
     }
 
 
-def _part(part: Part) -> Any:
-    return {"slice": [part.start, part.stop, part.step]} if isinstance(part, slice) else int(part)
+def _part(part: Selection) -> Any:
+    if isinstance(part, slice):
+        return {"slice": [part.start, part.stop, part.step]}
+    return [int(place) for place in part] if isinstance(part, list) else int(part)
 
 
 def _value(value: Value, tensors: _Tensors) -> Any:
@@ -115,11 +117,11 @@ def _value(value: Value, tensors: _Tensors) -> Any:
     return value
 
 
-def _read(path: Path, told: dict[str, str] | None) -> dict[str, Tensor]:
-    if told is None:
+def _read(path: Path, reference: dict[str, str] | None) -> dict[str, Tensor]:
+    if reference is None:
         return {}
-    file = path.with_name(told["file"])
-    if _digest(file) != told["sha256"]:
+    file = path.with_name(reference["file"])
+    if _digest(file) != reference["sha256"]:
         raise ValueError(
             f"got {file} with other tensors than {path.name} was written with · expected the pair that edits.save wrote"
             " · save both again, or find the file that belongs to it"

@@ -1,4 +1,4 @@
-"""Allegro text-to-video: how `AllegroTransformer3DModel` spells the vocabulary; it predicts noise at unit variance."""
+"""Allegro text-to-video: the hook points of `AllegroTransformer3DModel`, which predicts noise at unit variance."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ import dit_lens.families.conventions as conventions
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.conventions import LATENT, ROOT, VELOCITY, check_text_encoders, denormalised, for_clips
 from dit_lens.families.embedding import embedded_by_frame
+from dit_lens.families.family import Family
 from dit_lens.families.final_layer import by_table
 from dit_lens.families.levels import Levels
 from dit_lens.families.parts import item, point
 from dit_lens.families.single_stream import ABSENT, Block
 from dit_lens.hook_points import Site, Table
 
-NAME = "allegro"
-TRANSFORMER = AllegroTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
 LEVELS = Levels.of(DDIMScheduler())  # betas linear from 0.0001 to 0.02, the defaults of the pipeline's scheduler too
-to_timestep, to_sigma = LEVELS.to_timestep, LEVELS.to_sigma
-noise_levels, as_fed = LEVELS.noise_levels, LEVELS.as_fed
-grid, encode = conventions.grid, conventions.encode  # like decoding, encoding needs `vae.enable_tiling()`
-CONTEXTS = ("cond_uncond",)  # `AllegroPipeline` calls once a step, for both branches, and names it by no context
 AFTER = ("hidden_states_0", "hidden_states_2", "hidden_states_3")
 
 
 def example(transformer: AllegroTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """A small random latent (1, c, 2, 4, 4 patches) and conditioning, of whose tokens the last is masked."""
+    """A small random latent (1, c, 2, 4, 4 patches) and text conditioning whose last token is masked."""
     shape = 1, transformer.config["in_channels"], 2, *2 * [4 * transformer.config["patch_size"]]
     text = torch.randn(1, 3, transformer.config["caption_channels"], generator=generator)
     return torch.randn(shape, generator=generator), {CONDITIONING[0]: text, CONDITIONING[1]: torch.tensor([[1, 1, 0]])}
 
 
 def inputs(transformer: Any, latent: Tensor, timestep: Tensor, conditioning: Any) -> dict[str, Any]:
-    """The transformer's keyword arguments for one evaluation of a latent (b, c, f, h, w), rotary as in its pipeline."""
-    from diffusers import AllegroPipeline  # brings the text encoder's code along: only where it is needed
+    """The transformer's keyword arguments for one evaluation of a latent, with the rotary of the pipeline."""
+    from diffusers import AllegroPipeline  # imports the text encoder's code, so only where it is needed
 
     stub: Any = SimpleNamespace(transformer=transformer, vae_scale_factor_spatial=1)
     clips, _, frames, height, width = latent.shape
     rotary = AllegroPipeline._prepare_rotary_positional_embeddings(stub, clips, height, width, frames, latent.device)
     text, mask = for_clips(conditioning, CONDITIONING, clips).values()
-    told = {"encoder_hidden_states": text.unsqueeze(1), "encoder_attention_mask": mask, "image_rotary_emb": rotary}
-    return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
+    return {
+        "hidden_states": latent,
+        "timestep": timestep,
+        "encoder_hidden_states": text.unsqueeze(1),
+        "encoder_attention_mask": mask,
+        "image_rotary_emb": rotary,
+        "return_dict": False,
+    }
 
 
 def check_pipeline(pipeline: Any) -> None:
@@ -58,14 +59,14 @@ def check_pipeline(pipeline: Any) -> None:
 
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """Embedding (1, 512, caption_channels) and mask (1, 512) that the pipeline feeds for a prompt by default."""
+    """The pipeline's prompt embedding (1, 512, caption_channels) and mask (1, 512), with its default arguments."""
     check_text_encoders(pipeline, CONDITIONING)
     text, mask, *_ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, clean_caption=True)
     return Conditioning({CONDITIONING[0]: text, CONDITIONING[1]: mask}, prompt)
 
 
 def input_dtype(transformer: Any) -> torch.dtype:
-    """The dtype latents are fed in."""
+    """The dtype of input latents."""
     return transformer.pos_embed.proj.weight.dtype
 
 
@@ -74,9 +75,16 @@ def velocity(inputs: Any, output: tuple) -> Tensor:
     return LEVELS.velocity(inputs["hidden_states"], output[0], inputs["timestep"])
 
 
+def encode(vae: Any, video: Tensor) -> Tensor:
+    """The normalised latent (b, c, f, h, w), clip by clip: the tiled autoencoder takes one clip at a time."""
+    vae.enable_tiling()
+    return torch.cat([conventions.encode(vae, clip) for clip in video.split(1)])
+
+
 def decode(vae: Any, latent: Tensor) -> Tensor:
-    """The video (b, 3, F, H, W) in about [-1, 1]."""
-    frames = vae.decode(denormalised(vae, latent)).sample.float()
+    """The video (b, 3, F, H, W) in about [-1, 1], clip by clip."""
+    vae.enable_tiling()
+    frames = torch.cat([vae.decode(clip).sample.float() for clip in denormalised(vae, latent).split(1)])
     return rearrange(frames, "b f c h w -> b c f h w")
 
 
@@ -92,3 +100,24 @@ def hook_table(transformer: Any) -> Table:
     laws = [law for block in blocks for law in block.laws]
     table = Table(sites, {point.name: point for point in points}, paths, ABSENT, laws=tuple(laws))
     return by_table(table, transformer.scale_shift_table, "p q r c", conventions.patch(transformer))
+
+
+FAMILY = Family(
+    name="allegro",
+    transformer=AllegroTransformer3DModel,
+    conditioning=CONDITIONING,
+    contexts=("cond_uncond",),  # `AllegroPipeline` calls once a step, for both branches, and names it by no context
+    example=example,
+    inputs=inputs,
+    input_dtype=input_dtype,
+    hook_table=hook_table,
+    check_pipeline=check_pipeline,
+    encode_prompt=encode_prompt,
+    encode=encode,
+    decode=decode,
+    to_timestep=LEVELS.to_timestep,
+    to_sigma=LEVELS.to_sigma,
+    velocity=velocity,
+    noise_levels=LEVELS.noise_levels,
+    as_fed=LEVELS.as_fed,
+)

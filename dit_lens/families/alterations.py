@@ -1,6 +1,6 @@
-"""What may have been done to a stock transformer that its hook points would not survive: refused by name, at load.
+"""Refusal of changes to a stock transformer that break its hook points, with the name of each and how to undo it.
 
-What they do survive is left alone, and the laws vouch for it: whole-model CPU offload, a device map, attention
+Other changes are allowed, and the laws (`dit_lens.laws`) check them: whole-model CPU offload, a device map, attention
 backends, float8 storage (`enable_layerwise_casting`), and adapters that are merged or sit on no layer of `BY_WEIGHT`.
 """
 
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
-from torch import nn
+from torch import Tensor, nn
 
-# Layers whose weights are read, to tell what each head writes and what the last layer makes of the stream.
+from dit_lens.families.fingerprint import by_layer
+
+# Layers whose weights are read, to compute what each head writes and how the last layer maps the stream to velocity.
 BY_WEIGHT = ("to_out.0", "to_add_out", "proj_out")
-# Diffusers' own hooks, by how their names begin: what they are of, and the remedy.
+# Diffusers' own hooks, by the prefix of their names: (the feature that they belong to, the remedy).
 UNCACHED, UNGUIDED = "transformer.disable_cache()", "load the transformer without a guider's hooks"
 WHOLE = "pipeline.enable_model_cpu_offload() moves the transformer as a whole"
 HOOKS = {
@@ -34,11 +37,14 @@ HOOKS = {
     "smoothed_energy": ("smoothed attention (a guider's)", UNGUIDED),
 }
 HARMLESS = ("layerwise_casting", "peft_autocast_disable")
+PLAIN = (nn.Parameter, Tensor)
+# Packages that may replace a module's forward: their changes are checked by the other functions here.
+WRAPPERS = ("nnsight", "accelerate", "diffusers", "dit_lens")
 
 
 @dataclass(frozen=True)
 class Alteration:
-    """What was done, at which module, and how to undo it."""
+    """A change to the model: what it is, at which module, and how to undo it."""
 
     what: str
     path: str
@@ -46,11 +52,16 @@ class Alteration:
 
 
 def check(transformer: nn.Module) -> None:
-    """Raises TypeError where a transformer is compiled, fused, quantised, cached, offloaded by parts or adapted."""
-    for find in (_compiled, _quantised, _hooked, _offloaded, _fused, _adapted):
-        for found in find(transformer):
-            at = f" at {found.path}" if found.path else ""
-            raise TypeError(f"got {found.what}{at} · expected the stock transformer as it is loaded · {found.remedy}")
+    """Raises TypeError if a transformer is compiled, fused, quantised, cached, offloaded by parts or adapted.
+
+    Also if a forward was replaced, as TeaCache and similar methods do.
+    """
+    for find in (_compiled, _quantised, _hooked, _offloaded, _fused, _processed, _adapted, _replaced):
+        for alteration in find(transformer):
+            at = f" at {alteration.path}" if alteration.path else ""
+            raise TypeError(
+                f"got {alteration.what}{at} · expected the stock transformer as it is loaded · {alteration.remedy}"
+            )
 
 
 def _compiled(transformer: nn.Module) -> Iterator[Alteration]:
@@ -65,11 +76,14 @@ def _compiled(transformer: nn.Module) -> Iterator[Alteration]:
 def _quantised(transformer: Any) -> Iterator[Alteration]:
     undo = "load it without quantization_config, in bfloat16"
     quantizer: Any = getattr(transformer, "hf_quantizer", None)
-    told = transformer.config.get("quantization_config") or getattr(quantizer, "quantization_config", None)
-    if told or quantizer:
-        method = told.get("quant_method") if isinstance(told, Mapping) else getattr(told, "quant_method", told)
+    config = transformer.config.get("quantization_config") or getattr(quantizer, "quantization_config", None)
+    if config or quantizer:
+        method = config.get("quant_method") if isinstance(config, Mapping) else getattr(config, "quant_method", config)
         yield Alteration(f"weights quantised by {getattr(method, 'value', method)}", "", undo)
     for path, parameter in transformer.named_parameters():
+        if type(parameter) not in PLAIN:  # tensors of torchao and other libraries hold integers and report float32
+            library = type(parameter).__module__.partition(".")[0]
+            yield Alteration(f"weights held as {library}'s {type(parameter).__name__}", path, undo)
         if not parameter.is_floating_point():
             yield Alteration(f"weights of {parameter.dtype}", path, undo)
 
@@ -90,8 +104,7 @@ def _hooked(transformer: Any) -> Iterator[Alteration]:
 
 def _offloaded(transformer: nn.Module) -> Iterator[Alteration]:
     for path, module in transformer.named_modules():
-        hook: Any = module.__dict__.get("_hf_hook")
-        if any(getattr(one, "offload", False) for one in getattr(hook, "hooks", [hook])):
+        if by_layer(module.__dict__.get("_hf_hook")):
             yield Alteration("weights offloaded layer by layer (sequential or disk offload)", path, WHOLE)
 
 
@@ -99,10 +112,18 @@ def _fused(transformer: nn.Module) -> Iterator[Alteration]:
     undo = "transformer.unfuse_qkv_projections()"
     for path, module in transformer.named_modules():
         processor = type(getattr(module, "processor", None)).__name__
-        # An `Attention` stays marked when it is unfused; the processor tells.
+        # An `Attention` keeps its mark after it is unfused, so for it the processor decides.
         marked = getattr(module, "fused_projections", False) and not isinstance(module, Attention)
         if marked or processor.startswith("Fused"):
             yield Alteration("fused query, key and value projections", path, undo)
+
+
+def _processed(transformer: nn.Module) -> Iterator[Alteration]:
+    for path, module in transformer.named_modules():
+        kind = type(module.__dict__.get("processor"))
+        if kind is not type(None) and not kind.__module__.startswith("diffusers."):
+            undo = "transformer.set_attn_processor with the stock one, or load the model again"
+            yield Alteration(f"an attention processor that is not diffusers' ({kind.__name__})", path, undo)
 
 
 def _adapted(transformer: nn.Module) -> Iterator[Alteration]:
@@ -112,3 +133,27 @@ def _adapted(transformer: nn.Module) -> Iterator[Alteration]:
         if tuned and path.endswith(BY_WEIGHT) and not (layer.merged or layer.disable_adapters):
             undo = "pipeline.fuse_lora() makes it part of the weights"
             yield Alteration("an adapter that is not merged into the weights", path, undo)
+
+
+def _replaced(transformer: nn.Module) -> Iterator[Alteration]:
+    undo = "load the model again without the patch (TeaCache and its kin)"
+    for kind in {type(module) for module in transformer.modules()}:
+        home = next(base for base in kind.__mro__ if "forward" in vars(base))
+        if home.__module__.startswith("diffusers.") and home.forward.__module__ != home.__module__:
+            yield Alteration(f"a {home.__name__} whose forward was replaced in its class", "", undo)
+    for path, module in transformer.named_modules():
+        forward: Any = module.__dict__.get("forward")
+        unchanged = getattr(forward, "__func__", None) is type(module).forward
+        if forward is not None and not unchanged and not _by_wrapper(forward):
+            yield Alteration("a forward that was replaced", path, undo)
+
+
+def _by_wrapper(forward: Any) -> bool:
+    """Whether a forward was set by one of `WRAPPERS`, perhaps through `functools.partial`."""
+    while isinstance(forward, partial):
+        forward = forward.func
+    code = getattr(
+        forward, "__globals__", None
+    )  # a wrapper copies the other attributes of the function it wraps, but not these
+    where = code["__name__"] if code else type(forward).__module__
+    return where.partition(".")[0] in WRAPPERS

@@ -32,7 +32,7 @@ ABSENT = {
     "blocks.*.text.attn.hook_rot_*": "rotary turns video tokens only: see text.attn.hook_q and hook_k",
 }
 MODULATIONS = ("shift", "scale", "gate")
-# The stock processor turns queries and keys in place, behind what was read of them.
+# The stock processor applies rotary to queries and keys in place; a copy keeps what was read from changing later.
 COPIED = Part(lambda raw: raw.clone(), lambda new, raw: new)
 
 
@@ -41,11 +41,11 @@ class Stream:
     """One of the two streams of a block.
 
     Attributes:
-        prefix: of its names, "" or "text.".
-        letter: of its tokens.
-        position: among the arguments and outputs of a block, and among the halves of its modulation.
-        name: as an argument and a local variable.
-        tokens: inputs of a block -> where its tokens lie in the joint sequence.
+        prefix: the prefix of its hook point names, "" or "text.".
+        letter: the letter of its token axis.
+        position: its index among the arguments and outputs of a block, and among the halves of the modulation.
+        name: its name as an argument and a local variable.
+        tokens: inputs of a block -> the slice of its tokens in the joint sequence.
     """
 
     prefix: str
@@ -56,12 +56,12 @@ class Stream:
 
     @property
     def axes(self) -> str:
-        """Axes of the stream."""
+        """The axes of the stream, such as "b n d"."""
         return f"b {self.letter} d"
 
 
 def text_tokens(inputs: tuple) -> int:
-    """How many tokens of text a block is given."""
+    """The number of text tokens in the inputs of a block."""
     return argument("encoder_hidden_states", 1).get(inputs).shape[1]
 
 
@@ -80,7 +80,7 @@ class Spelled:
 
 
 def spelled(name: str, path: str, block: Any, rotary: bool) -> Spelled:
-    """A block; `name` is "blocks.0", `path` that of the module, `rotary` whether video tokens are turned."""
+    """The hook points of a block `name`, such as "blocks.0"; `path`: its module path, `rotary`: if video has rotary."""
     attention = Attention(f"{name}.attn", f"{path}.attn1", block.attn1, block.attn1.heads, "n+m", "n+m", heads_first)
     sites = _sites(path, attention)
     projection, order = block.attn1.to_out[0], list(sites.values())
@@ -122,7 +122,7 @@ def _sites(path: str, attention: Attention) -> dict[str, Site]:
 
 
 def _stream_points(home: str, stream: Stream, sites: Mapping[str, Site]) -> list[HookPoint]:
-    """The stream, what time makes of it, what is added to it, and what the MLP makes of its tokens."""
+    """Hook points of the stream, its modulation, the writes to it, and the hidden layer of the MLP."""
 
     def gated(short: str, mod: str, raw: str, after: str) -> HookPoint:
         gate = _modulation(stream, "gate")
@@ -130,10 +130,11 @@ def _stream_points(home: str, stream: Stream, sites: Mapping[str, Site]) -> list
         def read(inputs: tuple, mod: Tensor, raw: Tensor) -> Tensor:
             return gate.get(mod).unsqueeze(1) * raw[:, stream.tokens(inputs)]
 
-        behind = sites[f"{stream.prefix}{after}"]
-        return added(f"{home}{short}", (sites["inputs"], sites[mod], sites[raw]), read, behind, axes=stream.axes)
+        stream_after = sites[f"{stream.prefix}{after}"]
+        read_sites = sites["inputs"], sites[mod], sites[raw]
+        return added(f"{home}{short}", read_sites, read, stream_after, axes=stream.axes)
 
-    def own(short: str) -> HookPoint:
+    def mlp_hidden(short: str) -> HookPoint:
         whole = point(f"{home}mlp.hook_{short}", "b n+m d_mlp", sites[f"mlp_{short}"])
         return among(whole, sites["inputs"], stream.tokens, stream.letter)
 
@@ -146,15 +147,15 @@ def _stream_points(home: str, stream: Stream, sites: Mapping[str, Site]) -> list
         ),
         gated("hook_attn_out", "attn_mod", "raw", "mid"),
         point(f"{home}hook_resid_mid_attn", stream.axes, sites[f"{stream.prefix}mid"]),
-        own("pre"),
-        own("post"),
+        mlp_hidden("pre"),
+        mlp_hidden("post"),
         gated("hook_mlp_out", "mlp_mod", "mlp_raw", "after"),
         point(f"{home}hook_resid_post", stream.axes, sites["output"], item(stream.position)),
     ]
 
 
 def _modulation(stream: Stream, name: str) -> Part:
-    """Shift, scale or gate of a stream, a sixth of what a linear layer makes of time."""
+    """Shift, scale or gate of a stream: one sixth of the output of the modulation's linear layer."""
     index = 3 * stream.position + MODULATIONS.index(name)
 
     def stretch(raw: Tensor) -> Part:
@@ -167,19 +168,19 @@ def _modulation(stream: Stream, name: str) -> Part:
 def _attention_points(
     home: str, stream: Stream, sites: Mapping[str, Site], attention: Attention, rotary: bool
 ) -> list[HookPoint]:
-    """The stream's tokens in the attention that it shares."""
-    own, split = replace(attention, name=home), split_heads(attention.heads)
+    """Hook points of the stream's tokens in the joint attention."""
+    renamed, split = replace(attention, name=home), split_heads(attention.heads)
     projection: Any = attention.module.get_submodule("to_out.0")
     axes = "b n+m k e"
     whole = [
         point(f"{home}.hook_v", axes, sites["v"], split),
         point(f"{home}.hook_q", axes, sites["q"], heads_first(COPIED)),
         point(f"{home}.hook_k", axes, sites["k"], heads_first(COPIED)),
-        *(rotated(own) if rotary and stream is VIDEO else ()),
+        *(rotated(renamed) if rotary and stream is VIDEO else ()),
         point(f"{home}.hook_z", axes, sites["z"], split),
         *results(home, sites["z"], sites["raw"], projection, attention.heads, "n+m"),
     ]
-    mixed = among(pattern(own), sites["inputs"], stream.tokens, stream.letter, axis=2)
+    mixed = among(pattern(renamed), sites["inputs"], stream.tokens, stream.letter, axis=2)
     return [
         *(among(point, sites["inputs"], stream.tokens, stream.letter) for point in whole),
         _video_keys_first(mixed, f"b k {stream.letter} n+m"),
@@ -187,7 +188,7 @@ def _attention_points(
 
 
 def _video_keys_first(pattern: HookPoint, axes: str) -> HookPoint:
-    """A pattern whose keys are in the order of all families."""
+    """A pattern with video keys before text keys, as in all families."""
 
     def write(new: Tensor, old: Tensor, inputs: tuple, *values: Any) -> Any:
         text = text_tokens(inputs)

@@ -1,7 +1,7 @@
-"""What families have in common outside their blocks: flow time, conditioning, the clean estimate, the autoencoder.
+"""Defaults that most families share: flow timesteps, conditioning, the clean estimate, the text and video encoders.
 
-A flow model is fed 1000 sigma and puts out noise - data; `to_timestep`, `to_sigma` and `velocity` say so. Families of
-another kind (Mochi, Cosmos, and those over `levels`) have their own.
+A flow model takes the timestep 1000 sigma and predicts noise - data: see `to_timestep`, `to_sigma` and `velocity`.
+Families with another convention (Mochi, Cosmos, and those that use `levels`) define their own.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ TEXT_ENCODER = ("text_encoder",)
 
 
 def to_timestep(sigma: float) -> float:
-    """What the model is fed at a noise level."""
+    """The timestep that the model takes at a noise level."""
     return 1000 * sigma
 
 
 def to_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep fed."""
+    """The noise level of a timestep."""
     return timestep.float() / 1000
 
 
 def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output as noise - data: it is that already."""
+    """The velocity, noise - data, which is the output itself."""
     return output[0]
 
 
 def at_latent(sigma: Float[Tensor, "b *n"], latent: Float[Tensor, "b c f h w"], grid: TokenGrid) -> Tensor:
-    """Noise levels where they meet a latent, (b, 1, f, h, w) or of ones: one for a clip, a frame or a token."""
+    """Noise levels that broadcast over a latent (b, c, f, h, w), from one per clip, per frame or per token."""
     levels = sigma.reshape(len(sigma), -1)
     if levels.shape[1] == 1:
         return levels.view(-1, 1, 1, 1, 1)
@@ -65,8 +65,8 @@ def clean_estimate(
 
     Args:
         grid: inputs of the transformer -> their token grid.
-        latent: where x lies in them.
-        to_sigma: timesteps fed -> noise levels.
+        latent: the part of the transformer's inputs that is x.
+        to_sigma: timesteps -> noise levels.
         velocity: inputs and output of the transformer -> noise - data.
     """
 
@@ -83,10 +83,10 @@ def clean_estimate(
 def for_clips(
     tensors: Mapping[str, Tensor], names: Iterable[str], clips: int, optional: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """Conditioning by name; of batch 1 it serves every clip. What is optional is there only where it was given.
+    """Conditioning tensors by name, expanded from batch 1 to all clips; optional ones only where they were given.
 
     Raises:
-        ValueError: some is missing.
+        ValueError: a tensor is missing.
     """
     needed = [name for name in names if name not in optional]
     if missed := [name for name in needed if name not in tensors]:
@@ -94,23 +94,23 @@ def for_clips(
             f"got conditioning without {', '.join(missed)} · expected {', '.join(needed)}"
             " · Conditioning({...}) holds them by name"
         )
-    told = {name: tensors[name] for name in names if name in tensors}
-    return {name: t.expand(clips, *t.shape[1:]) if len(t) == 1 else t for name, t in told.items()}
+    present = {name: tensors[name] for name in names if name in tensors}
+    return {name: t.expand(clips, *t.shape[1:]) if len(t) == 1 else t for name, t in present.items()}
 
 
 def input_dtype(transformer: Any) -> torch.dtype:
-    """The dtype latents are fed in: the patch embedding's own; other parameters may stay float32 in bfloat16."""
+    """The dtype of latents: that of the patch embedding, as others may stay float32 in a bfloat16 model."""
     return transformer.patch_embed.proj.weight.dtype
 
 
 def patch(transformer: Any) -> tuple[int, int, int]:
-    """Frames, rows and columns of a latent that make a token."""
+    """Frames, rows and columns of the latent patch of one token."""
     size = transformer.config["patch_size"]
     return (transformer.config.get("patch_size_t") or 1, size, size) if isinstance(size, int) else tuple(size)
 
 
 def patches(sizes: Sequence[int], patch: Sequence[int]) -> TokenGrid:
-    """The token grid of a latent of so many frames, rows and columns."""
+    """The token grid of a latent, from its frames, rows and columns and those of a patch."""
     return TokenGrid(*(size // length for size, length in zip(sizes, patch, strict=True)))
 
 
@@ -124,17 +124,19 @@ def block_paths(transformer: Any, blocks: str = "transformer_blocks") -> tuple[s
     return tuple(f"{blocks}.{index}" for index in range(len(getattr(transformer, blocks))))
 
 
-# What its pipeline holds beside the transformer.
+# The other parts of the pipeline.
 
 
-def check_channels(pipeline: Any, fed: str = "in_channels", made: str = "latent_channels") -> None:
-    """Raises TypeError where latents are not what the transformer takes.
+def check_channels(pipeline: Any, transformer_key: str = "in_channels", vae_key: str = "latent_channels") -> None:
+    """Raises TypeError if the autoencoder's latents do not fit the transformer; passes without an autoencoder.
 
     Args:
-        fed: what the transformer's config calls the channels of a latent.
-        made: what the autoencoder's does.
+        transformer_key: the name of the latent channels in the transformer's config.
+        vae_key: their name in the autoencoder's config.
     """
-    channels, latents = pipeline.transformer.config[fed], pipeline.vae.config[made]
+    if pipeline.vae is None:
+        return
+    channels, latents = pipeline.transformer.config[transformer_key], pipeline.vae.config[vae_key]
     if channels != latents:
         raise TypeError(
             f"got a transformer of {channels} input channels over latents of {latents} · expected as many:"
@@ -142,19 +144,24 @@ def check_channels(pipeline: Any, fed: str = "in_channels", made: str = "latent_
         )
 
 
-def check_text_encoders(pipeline: Any, told: Sequence[str], parts: Sequence[str] = TEXT_ENCODER) -> None:
-    """Raises ValueError where a pipeline cannot say what a prompt is told as."""
+def check_text_encoders(pipeline: Any, names: Sequence[str], parts: Sequence[str] = TEXT_ENCODER) -> None:
+    """Raises ValueError if a pipeline lacks the encoders of a prompt.
+
+    Args:
+        names: the conditioning to give instead, for the message.
+        parts: the names of the pipeline's text encoders.
+    """
     if any(getattr(pipeline, part, None) is None for part in parts):
         lacked, wanted = ("both text encoders", "them") if len(parts) > 1 else ("text encoder", "one")
         raise ValueError(
             f"got a pipeline without {lacked} · expected {wanted}, or conditioning=Conditioning({{...}}) of"
-            f" {', '.join(told)} · DiTLens.from_pretrained(folder) finds the folder's empty_prompt.safetensors"
+            f" {', '.join(names)} · DiTLens.from_pretrained(folder) finds the folder's empty_prompt.safetensors"
         )
 
 
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """The embedding (1, m, d) that a pipeline of one text encoder feeds for a prompt by default.
+    """The prompt embedding (1, m, d) of a pipeline with one text encoder, with its default arguments.
 
     Raises:
         ValueError: the pipeline has no text encoder.
@@ -165,7 +172,7 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
 
 
 def encode(vae: Any, video: Float[Tensor, "b 3 F H W"]) -> Float[Tensor, "b c f h w"]:
-    """The normalised latent: the mode of the posterior, per channel (z - mean) · scaling factor / std."""
+    """The normalised latent of a video: the mode of the posterior, as (z - mean) · scaling factor / std per channel."""
     return normalised(vae, vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float())
 
 
@@ -175,13 +182,13 @@ def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F
 
 
 def normalised(vae: Any, z: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
-    """What pipelines feed of an autoencoder's latent: (z - mean) · scaling factor / std, each 0, 1 or 1 if untold."""
+    """The latent as the transformer takes it: (z - mean) · scaling factor / std; without these 0, 1 and 1."""
     mean, std = _statistics(vae, z)
     return (z - mean) * vae.config.get("scaling_factor", 1.0) / std
 
 
 def denormalised(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b c f h w"]:
-    """The autoencoder's own latent, on its device and in its dtype."""
+    """The latent as the autoencoder takes it, on its device and in its dtype: the inverse of `normalised`."""
     mean, std = _statistics(vae, latent)
     return (latent * std / vae.config.get("scaling_factor", 1.0) + mean).to(vae.device, vae.dtype)
 
@@ -189,11 +196,11 @@ def denormalised(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, ...]:
     """Mean and standard deviation (c, 1 or f, 1, 1) of latents; by frame in Cosmos Predict 1."""
     channels, frames = like.shape[1:3]
-    buffers = dict(vae.named_buffers(recurse=False))  # where LTX holds them
+    buffers = dict(vae.named_buffers(recurse=False))  # LTX keeps them in buffers, not in the config
 
-    def by_channel(name: str, untold: float) -> Tensor:
-        told = vae.config.get(name)
-        told = buffers.get(name) if told is None else torch.tensor(told)
-        return like.new_tensor(untold) if told is None else told.view(channels, -1, 1, 1)[:, :frames].to(like)
+    def by_channel(name: str, default: float) -> Tensor:
+        values = vae.config.get(name)
+        values = buffers.get(name) if values is None else torch.tensor(values)
+        return like.new_tensor(default) if values is None else values.view(channels, -1, 1, 1)[:, :frames].to(like)
 
     return by_channel("latents_mean", 0.0), by_channel("latents_std", 1.0)

@@ -1,26 +1,26 @@
-"""Cosmos Predict 1, 2 and 2.5: how `CosmosTransformer3DModel` spells the vocabulary.
+"""Cosmos Predict 1, 2 and 2.5: the hook points of `CosmosTransformer3DModel`.
 
 Latents, sigma and velocity are those of the flow x' = (1 - sigma)·data + sigma·noise of normalised latents. Noise
 levels of the EDM kind (x = data + s·noise) are sigma = s / (1 + s) there, and x' = x / (1 + s).
 
-- Predict 2 and 2.5 are fed x' and sigma itself. Predict 2 says data = x' - sigma·output (c_in = c_skip = 1 - sigma and
-  c_out = -sigma of x), Predict 2.5 that its output is the velocity: the same thing.
-- Predict 1, told by its learned positions, is fed a·data + b·noise of a² + b² = 1, at ln(s) / 4, where s is 0.5 times
-  b / a, as `EDMEulerScheduler` of sigma_data 0.5 has it; it puts out F with data = a·x + b·F. So noise - data =
-  (b - a) x - (a + b) F, and x' = x / (a + b).
+- Predict 2 and 2.5 take x' and sigma itself. Predict 2 defines data = x' - sigma·output (c_in = c_skip = 1 - sigma and
+  c_out = -sigma of x), Predict 2.5 that its output is the velocity: the two are equivalent.
+- Predict 1, recognised by its learned positions, takes a·data + b·noise with a² + b² = 1, at timestep ln(s) / 4, where
+  s is 0.5 times b / a, as in `EDMEulerScheduler` with sigma_data 0.5; it predicts F with data = a·x + b·F. So
+  noise - data = (b - a) x - (a + b) F, and x' = x / (a + b).
 
-Latents and time are fed as they are given. Models with a channel for it are told which frames are given (the
-`condition_mask` of the conditioning, (1 or b, 1, f, h, w)): none, unless one is given. Frames per second are those of
-the stock pipelines' defaults. Most models put a padding mask, here of zeros, beside the latent; diffusers resizes it
-with torchvision, which has to be installed then.
+Latents and timesteps go to the model unchanged. Models with an extra mask channel take a mask of the clean
+conditioning frames (`condition_mask` in the conditioning, (1 or b, 1, f, h, w)); it is zero unless one is given. Frames
+per second are the defaults of the stock pipelines. Most models concatenate a padding mask, zeros here, to the latent;
+diffusers resizes it with torchvision, which must be installed for these.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,35 +39,27 @@ from dit_lens.families.conventions import (
     for_clips,
 )
 from dit_lens.families.cosmos_blocks import spelled_block
+from dit_lens.families.family import Family
 from dit_lens.families.final_layer import final, with_final
 from dit_lens.families.levels import unit_variance
 from dit_lens.families.parts import argument, item, point, read_only, upcast
 from dit_lens.hook_points import HookPoint, Site, Table
 
-NAME = "cosmos"
-GUIDED_FROM_COND = True  # guidance is added to the branch "cond": the scale is 1 less than elsewhere
-TRANSFORMER = CosmosTransformer3DModel
 CONDITIONING = ("encoder_hidden_states",)
 OPTIONAL = ("condition_mask",)
-CONTEXTS = ("cond", "uncond")  # the calls of a step in all its pipelines, which name them by no context
 SIGMA_DATA = 0.5
-LEAST, MOST = 0.002, 80.0  # levels s that Predict 1 is sampled at
-
-velocity, encode, decode = conventions.velocity, conventions.encode, conventions.decode
-encode_prompt, input_dtype, grid = conventions.encode_prompt, conventions.input_dtype, conventions.grid
+LEAST, MOST = 0.002, 80.0  # the range of levels s at which Predict 1 is sampled
 
 
-def of(transformer: CosmosTransformer3DModel) -> ModuleType:
-    """The family as one transformer has it: Predict 1 has other conventions of time and output."""
-    own = ModuleType(__name__, __doc__)
-    vars(own).update(globals())
-    if _learned(transformer):
-        vars(own).update(to_timestep=edm_timestep, to_sigma=edm_sigma, velocity=edm_velocity, as_fed=edm_as_fed)
-    return own
+def as_in(family: Family, transformer: CosmosTransformer3DModel) -> Family:
+    """The family with the conventions of one transformer: Predict 1 differs in timestep and output."""
+    if not _learned(transformer):
+        return family
+    return replace(family, to_timestep=edm_timestep, to_sigma=edm_sigma, velocity=edm_velocity, as_fed=edm_as_fed)
 
 
 def _learned(transformer: CosmosTransformer3DModel) -> bool:
-    """Whether positions are learned, which only Predict 1 has."""
+    """Whether positions are learned, as in Predict 1 only."""
     return transformer.config["extra_pos_embed_type"] == "learnable"
 
 
@@ -95,29 +87,29 @@ def inputs(
         ImportError: the transformer resizes a padding mask, and torchvision is not installed.
     """
     config = transformer.config
-    told = for_clips(conditioning, (*CONDITIONING, *OPTIONAL), len(latent), OPTIONAL)
-    text = told.pop("encoder_hidden_states")
+    tensors = for_clips(conditioning, (*CONDITIONING, *OPTIONAL), len(latent), OPTIONAL)
+    text = tensors.pop("encoder_hidden_states")
     if config["in_channels"] > config["out_channels"]:
-        told = {"condition_mask": torch.zeros_like(latent[:, :1]), **told}
+        tensors = {"condition_mask": torch.zeros_like(latent[:, :1]), **tensors}
     if config["concat_padding_mask"]:
         if not is_torchvision_available():
             raise ImportError(
                 "got no torchvision · expected it, for this CosmosTransformer3DModel resizes its padding mask with it"
                 " (config concat_padding_mask) · pip install torchvision"
             )
-        told["padding_mask"] = latent.new_zeros(1, 1, *latent.shape[-2:])
+        tensors["padding_mask"] = latent.new_zeros(1, 1, *latent.shape[-2:])
     return {
         "hidden_states": latent,
         "timestep": timestep if timestep.ndim == 1 else rearrange(timestep, "b f -> b 1 f 1 1"),
         "encoder_hidden_states": (text, None) if config["img_context_dim_in"] else text,
         "fps": _frames_per_second(transformer),
-        **told,
+        **tensors,
         "return_dict": False,
     }
 
 
 def _frames_per_second(transformer: CosmosTransformer3DModel) -> int | None:
-    """What the stock pipelines feed by default: 30 in Predict 1, 16 in Predict 2, nothing in 2.5 and for images."""
+    """The default of the stock pipelines: 30 in Predict 1, 16 in Predict 2, none in 2.5 and for images."""
     config = transformer.config
     if _learned(transformer):
         return 30
@@ -125,7 +117,7 @@ def _frames_per_second(transformer: CosmosTransformer3DModel) -> int | None:
 
 
 def check_pipeline(pipeline: Any) -> None:
-    """Raises TypeError for a control branch, which would be left out, and for other levels than Predict 1's own."""
+    """Raises TypeError for a control branch, which would be ignored, and if Predict 1 has another scheduler."""
     if getattr(pipeline, "controlnet", None) is not None:
         raise TypeError("got a Cosmos Transfer pipeline · expected Predict, without control · it is not handled yet")
     if not _learned(pipeline.transformer):
@@ -140,34 +132,34 @@ def check_pipeline(pipeline: Any) -> None:
 
 
 def to_timestep(sigma: float) -> float:
-    """What Predict 2 and 2.5 are fed at a noise level."""
+    """The timestep of Predict 2 and 2.5 at a noise level, which is the level itself."""
     return sigma
 
 
 def to_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep that Predict 2 or 2.5 is fed."""
+    """The noise level of a timestep of Predict 2 or 2.5."""
     return timestep.float()
 
 
 def edm_timestep(sigma: float) -> float:
-    """What Predict 1 is fed at a noise level, within those that it is sampled at."""
+    """The timestep of Predict 1 at a noise level, clamped to the range at which it is sampled."""
     s = SIGMA_DATA * sigma / (1 - sigma) if sigma < 1 else MOST
     return math.log(min(max(s, LEAST), MOST)) / 4
 
 
 def edm_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep that Predict 1 is fed."""
+    """The noise level of a timestep of Predict 1."""
     return torch.sigmoid(4 * timestep.float() - math.log(SIGMA_DATA))
 
 
 def edm_velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output of Predict 1 as noise - data, in float32 or wider, with the latent that it was fed."""
+    """The velocity, noise - data, of Predict 1 from its output and its input latent, in float32 or wider."""
     a, b = _amplitudes(inputs)
     return (b - a) * upcast(inputs["hidden_states"]) - (a + b) * upcast(output[0])
 
 
 def _amplitudes(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Those of data and noise in what Predict 1 is fed."""
+    """Amplitudes a and b of data and noise in the input latent of Predict 1."""
     sigma = edm_sigma(inputs["timestep"])
     sigma = sigma.reshape(len(sigma), 1, -1, 1, 1)  # one, or one for every frame
     root = ((1 - sigma) ** 2 + sigma**2).sqrt()
@@ -175,20 +167,20 @@ def _amplitudes(inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def noise_levels(pipeline: Any, steps: int, **arguments: Any) -> tuple[float, ...]:
-    """Levels that the pipeline's scheduler calls the model at in so many steps, rising, after 0 (data).
+    """Noise levels of a schedule of so many steps: 0 (data), then those of the pipeline's scheduler, ascending.
 
     Args:
         **arguments: for the scheduler's `set_timesteps`.
     """
-    own = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
-    own.set_timesteps(steps, **arguments)
-    s = own.sigmas[: len(own.timesteps)].double().flip(0)
-    flow = own.config.get("use_flow_sigmas")  # Predict 2.5
-    return (0.0, *(s if flow else s / (s + own.config.get("sigma_data", 1.0))).tolist())
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)  # a copy: set_timesteps changes it
+    scheduler.set_timesteps(steps, **arguments)
+    s = scheduler.sigmas[: len(scheduler.timesteps)].double().flip(0)
+    flow = scheduler.config.get("use_flow_sigmas")  # Predict 2.5
+    return (0.0, *(s if flow else s / (s + scheduler.config.get("sigma_data", 1.0))).tolist())
 
 
 def edm_as_fed(latent: Float[Tensor, "b c f h w"], timestep: float) -> Float[Tensor, "b c f h w"]:
-    """What Predict 1 is fed of a flow's latent."""
+    """The input latent of Predict 1, from a flow's latent."""
     return unit_variance(latent, float(edm_sigma(torch.tensor(timestep))))
 
 
@@ -206,13 +198,13 @@ def hook_table(transformer: CosmosTransformer3DModel) -> Table:
     sites, laws, learned = [ROOT, embed, time], [], _learned(transformer)
     paths = conventions.block_paths(transformer)
     for index, (path, block) in enumerate(zip(paths, transformer.transformer_blocks, strict=True)):
-        own_sites, own_points, own_laws = spelled_block(f"blocks.{index}", path, block, learned)
-        sites, points, laws = sites + own_sites, points + own_points, laws + own_laws
+        block_sites, block_points, block_laws = spelled_block(f"blocks.{index}", path, block, learned)
+        sites, points, laws = sites + block_sites, points + block_points, laws + block_laws
     if learned:
         points += _edm_estimates()
     else:
         points.append(point("hook_velocity", "b c f h w", VELOCITY, item(0)))
-        points.append(clean_estimate(partial(grid, transformer), to_sigma=to_sigma))
+        points.append(clean_estimate(partial(conventions.grid, transformer), to_sigma=to_sigma))
     absent = {f"blocks.*.cross_attn.hook_rot_{x}": f"no rotary: see hook_{x}" for x in "qk"}
     absent |= {
         "blocks.*.text.*": "Cosmos reads text by cross-attention; there is no text stream",
@@ -225,14 +217,14 @@ def hook_table(transformer: CosmosTransformer3DModel) -> Table:
     return with_final(table, last, (Site("norm_out", "inputs"), Site("norm_out.linear_2", "output")), _last_modulation)
 
 
-def _last_modulation(told: tuple, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift and scale behind the last block: its own, and a share of all."""
-    shift, scale = (raw + argument("temb", 2).get(told)[..., : raw.shape[-1]]).chunk(2, -1)
+def _last_modulation(inputs: tuple, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale after the last block: the output norm's own projection plus the modulation that all share."""
+    shift, scale = (raw + argument("temb", 2).get(inputs)[..., : raw.shape[-1]]).chunk(2, -1)
     return shift, scale
 
 
 def _time_embedded(time: Site) -> HookPoint:
-    """Time as it is told to all modulations: (b, d), or (b, f, d) where it differs by frame."""
+    """The time embedding that all modulations read: (b, d), or (b, f, d) where time differs by frame."""
 
     def read(root: tuple, raw: tuple) -> Tensor:
         by_frame = root[1]["timestep"].ndim > 1
@@ -260,3 +252,21 @@ def _edm_estimates() -> list[HookPoint]:
 
     axes, sites = "b c f h w", (ROOT, VELOCITY)
     return [HookPoint("hook_velocity", axes, sites, read, write), read_only("hook_x0", axes, sites, clean)]
+
+
+FAMILY = Family(
+    name="cosmos",
+    transformer=CosmosTransformer3DModel,
+    conditioning=CONDITIONING,
+    optional=OPTIONAL,
+    guided_from_cond=True,  # the scale is 1 less than elsewhere
+    contexts=("cond", "uncond"),  # the calls of a step in all its pipelines, which name them by no context
+    for_transformer=as_in,
+    example=example,
+    inputs=inputs,
+    hook_table=hook_table,
+    check_pipeline=check_pipeline,
+    to_timestep=to_timestep,
+    to_sigma=to_sigma,
+    noise_levels=noise_levels,
+)

@@ -1,8 +1,8 @@
-"""Blocks of two streams, video and text, that meet in one attention, as HunyuanVideo and HunyuanVideo 1.5 have them.
+"""Hook points of dual-stream blocks (video and text, joint attention) of HunyuanVideo and HunyuanVideo 1.5.
 
 Video tokens come first in the joint sequence. The local variables `hidden_states_{0,1}` and
 `encoder_hidden_states_{0,1}` of the block's forward are the streams after attention and after the MLP. All writes are
-in the model's own arithmetic: stream + write is the next stream, to the bit.
+in the model's own dtype: stream + write equals the next stream, to the bit.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ ABSENT = {
 
 @dataclass(frozen=True)
 class Stream:
-    """How one stream of a block is spelled.
+    """The modules and names of one stream of a block.
 
     Attributes:
-        prefix: of its names, "" or "text.".
-        letter: of its tokens.
-        position: among the arguments and the outputs of a block.
-        name: as an argument.
-        norm, projections, out, mlp: modules of a dual-stream block; projections of value, query and key.
+        prefix: the prefix of its hook point names, "" or "text.".
+        letter: the letter of its token axis.
+        position: its index among the arguments and the outputs of a block.
+        name: its name as an argument.
+        norm, projections, out, mlp: module names in a dual-stream block; the projections are of value, query and key.
     """
 
     prefix: str
@@ -59,21 +59,21 @@ class Stream:
     mlp: str
 
     def tokens(self, inputs: tuple) -> slice:
-        """Where its tokens lie in the joint sequence, from the inputs of a block."""
+        """The slice of its tokens in the joint sequence, from the inputs of a block."""
         text = argument(TEXT.name, TEXT.position).get(inputs).shape[1]
         return slice(-text, None) if self is TEXT else slice(None, -text)
 
     def resid_pre(self, block: str, inputs: Site) -> HookPoint:
-        """The stream as the block is given it."""
+        """The stream before the block."""
         part = argument(self.name, self.position)
         return point(f"{block}.{self.prefix}hook_resid_pre", f"b {self.letter} d", inputs, part)
 
     def resid_post(self, block: str, output: Site) -> HookPoint:
-        """The stream as the block puts it out."""
+        """The stream after the block."""
         return point(f"{block}.{self.prefix}hook_resid_post", f"b {self.letter} d", output, item(self.position))
 
     def sites(self, path: str) -> dict[str, Site]:
-        """Its own sites in a dual-stream block, by short names."""
+        """The sites of this stream in a dual-stream block, by short names."""
         value, query, key = self.projections
         return {
             "mod": Site(f"{path}.{self.norm}.linear", "output"),
@@ -114,29 +114,29 @@ class Spelled:
 
 
 def dual_block(name: str, path: str, block: Any) -> Spelled:
-    """A dual-stream block; `name` is "blocks.0", `path` that of the module."""
+    """The hook points of a dual-stream block; `name` is such as "blocks.0", `path` its module path."""
     attention = Attention(f"{name}.attn", f"{path}.attn", block.attn, block.attn.heads, "n+m", "n+m")
     inputs, output = Site(path, "inputs"), Site(path, "output")
-    own = [stream.sites(path) for stream in STREAMS]
+    by_stream = [stream.sites(path) for stream in STREAMS]
 
-    def each(*stages: str) -> list[Site]:
-        return [sites[stage] for sites in own for stage in stages]
+    def of_both(*stages: str) -> list[Site]:
+        return [sites[stage] for sites in by_stream for stage in stages]
 
     sites = (
         inputs,
-        *each("mod"),
+        *of_both("mod"),
         attention.processor,
-        *each("v", "q", "k"),
+        *of_both("v", "q", "k"),
         attention.call,
         attention.mixed,
-        *each("z", "out"),
-        *each("mid"),
-        *each("mlp_pre", "mlp_post", "mlp_out"),
-        *each("after"),
+        *of_both("z", "out"),
+        *of_both("mid"),
+        *of_both("mlp_pre", "mlp_post", "mlp_out"),
+        *of_both("after"),
         output,
     )
     points, laws = [], [pattern_law(attention)]
-    for stream, named in zip(STREAMS, own, strict=True):
+    for stream, named in zip(STREAMS, by_stream, strict=True):
         projection = block.attn.get_submodule(stream.out)
         laws.append(result_law(f"{name}.{stream.prefix}attn", named["z"], named["out"], projection, attention.heads))
         points += [
@@ -156,7 +156,7 @@ def in_order(points: Iterable[HookPoint], sites: Sequence[Site]) -> list[HookPoi
 
 
 def modulation(name: str, site: Site, names: Sequence[str], block: Any) -> list[HookPoint]:
-    """Shifts, scales and gates (b, d), equal stretches of what one linear layer makes of time."""
+    """Shifts, scales and gates (b, d): equal slices of the output of the modulation's linear layer."""
     width = block.attn.query_dim
     return [
         point(f"{name}.hook_{short}", "b d", site, section(i * width, (i + 1) * width)) for i, short in enumerate(names)
@@ -165,14 +165,14 @@ def modulation(name: str, site: Site, names: Sequence[str], block: Any) -> list[
 
 def joint_points(stream: Stream, attention: Attention, inputs: Site) -> list[HookPoint]:
     """`hook_rot_q` and `hook_rot_k` of video tokens; `hook_pattern` from the stream's queries to all keys."""
-    own = replace(attention, name=attention.name.replace(".attn", f".{stream.prefix}attn"), queries=stream.letter)
-    whole = among(pattern(own), inputs, stream.tokens, stream.letter, axis=2)
-    turned = rotated(own) if stream is VIDEO else []
-    return [*(among(point, inputs, stream.tokens, stream.letter) for point in turned), whole]
+    renamed = replace(attention, name=attention.name.replace(".attn", f".{stream.prefix}attn"), queries=stream.letter)
+    pattern_rows = among(pattern(renamed), inputs, stream.tokens, stream.letter, axis=2)
+    rotary = rotated(renamed) if stream is VIDEO else []
+    return [*(among(point, inputs, stream.tokens, stream.letter) for point in rotary), pattern_rows]
 
 
 def _attention_points(name: str, stream: Stream, sites: Mapping[str, Site], attention: Attention) -> list[HookPoint]:
-    """What the stream's own projections make and take of the attention."""
+    """Hook points of the stream's own projections: value, query, key, z and output."""
     home, split = f"{name}.{stream.prefix}attn", split_heads(attention.heads)
     projection: Any = attention.module.get_submodule(stream.out)
     axes = f"b {stream.letter} k e"
@@ -186,7 +186,7 @@ def _attention_points(name: str, stream: Stream, sites: Mapping[str, Site], atte
 
 
 def _write_points(name: str, stream: Stream, sites: Mapping[str, Site], block: Any) -> list[HookPoint]:
-    """What attention and MLP add to the stream, and what they make of it."""
+    """Hook points of what attention and MLP add to the stream, the stream between them, and the MLP's hidden layer."""
     home, axes, width = f"{name}.{stream.prefix}", f"b {stream.letter} d", block.attn.query_dim
 
     def gated(short: str, out: str, after: str, gate: str) -> HookPoint:

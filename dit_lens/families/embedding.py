@@ -1,4 +1,4 @@
-"""Patch embeddings as video tokens."""
+"""The hook point of patch embeddings, as video tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dit_lens.hook_points import HookPoint, Site
 
 
 def embedded_by_frame(site: Site) -> HookPoint:
-    """`hook_embed` where a convolution embeds frame by frame, ((b f) d h w): patches before positions are added."""
+    """`hook_embed` of a convolution that runs frame by frame, ((b f) d h w): patch embeddings without positions."""
 
     def read(root: tuple, raw: Tensor) -> Tensor:
         return rearrange(raw, "(b f) d h w -> b (f h w) d", b=len(LATENT.get(root)))

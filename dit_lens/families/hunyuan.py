@@ -1,8 +1,8 @@
-"""HunyuanVideo text-to-video: how `HunyuanVideoTransformer3DModel` spells the vocabulary.
+"""HunyuanVideo text-to-video: the hook points of `HunyuanVideoTransformer3DModel`.
 
-Dual-stream blocks come first, then single-stream blocks, which are parallel: one projection takes attention's mix and
-the MLP's hidden layer side by side, and one gate scales the two. Blocks are counted through both lists. Classifier-free
-guidance is distilled: its scale is an input of the model.
+Dual-stream blocks come first, then single-stream blocks, which are parallel: one projection takes the concatenation of
+attention's z and the MLP's hidden layer, and one gate scales the sum. Block indices run on through both lists.
+Classifier-free guidance is distilled: its scale is an input of the model.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dit_lens.families.dual_stream import (
     joint_points,
     modulation,
 )
+from dit_lens.families.family import Family
 from dit_lens.families.parts import (
     Attention,
     added,
@@ -45,17 +46,10 @@ from dit_lens.families.parts import (
 )
 from dit_lens.hook_points import HookPoint, Site, Table
 
-NAME = "hunyuan"
-TRANSFORMER = HunyuanVideoTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask", "pooled_projections", "guidance")
 OPTIONAL = ("guidance",)
-GUIDANCE = 1000 * 6.0  # the pipeline's default scale, as it is fed
+GUIDANCE = 1000 * 6.0  # the pipeline's default scale, in the units of the model's input
 PARALLEL = ("shift", "scale", "gate")
-
-check_pipeline, to_timestep, to_sigma = conventions.check_channels, conventions.to_timestep, conventions.to_sigma
-velocity, encode, decode = conventions.velocity, conventions.encode, conventions.decode
-input_dtype, grid = hunyuan_parts.input_dtype, conventions.grid
-schedule_arguments = hunyuan_parts.schedule_arguments
 
 
 def example(
@@ -64,12 +58,12 @@ def example(
     """A small random latent (1, c, 2, 4, 4 patches) and conditioning with padded text, to verify a model with."""
     config, (p, q, r) = transformer.config, conventions.patch(transformer)
     text = torch.randn(1, 5, config["text_embed_dim"], generator=generator)
-    told = {
+    conditioning = {
         "encoder_hidden_states": text,
         "encoder_attention_mask": torch.tensor([[1, 1, 1, 0, 0]]),
         "pooled_projections": torch.randn(1, config["pooled_projection_dim"], generator=generator),
     }
-    return torch.randn(1, config["in_channels"], 2 * p, 4 * q, 4 * r, generator=generator), told
+    return torch.randn(1, config["in_channels"], 2 * p, 4 * q, 4 * r, generator=generator), conditioning
 
 
 def inputs(
@@ -80,16 +74,16 @@ def inputs(
 ) -> dict[str, Any]:
     """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip.
 
-    Guidance is the pipeline's default, 1000 times a scale of 6, unless it is given.
+    Without `guidance` in the conditioning, it is the pipeline's default: 1000 times a scale of 6.
     """
-    told = {"guidance": latent.new_full((1,), GUIDANCE), **conditioning}
-    told = for_clips(told, CONDITIONING, len(latent))
-    return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
+    with_guidance = {"guidance": latent.new_full((1,), GUIDANCE), **conditioning}
+    tensors = for_clips(with_guidance, CONDITIONING, len(latent))
+    return {"hidden_states": latent, "timestep": timestep, **tensors, "return_dict": False}
 
 
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """What `HunyuanVideoPipeline.__call__` feeds for a prompt by default: (1, 256, d), (1, 256), (1, d), (1,).
+    """Conditioning of `HunyuanVideoPipeline.__call__` for a prompt: (1, 256, d), (1, 256), (1, d), guidance (1,).
 
     Raises:
         ValueError: the pipeline lacks a text encoder.
@@ -165,7 +159,7 @@ def _single_block(name: str, path: str, block: Any) -> Spelled:
 def _sequence_points(
     name: str, stream: Stream, attention: Attention, sites: Mapping[str, Site], block: Any
 ) -> list[HookPoint]:
-    """The stream's tokens of what is made of the joint sequence."""
+    """Hook points of attention and MLP over the joint sequence, at the stream's tokens."""
     home, heads, width = f"{name}.{stream.prefix}attn", attention.heads, block.attn.query_dim
     split, mix = split_heads(heads), split_heads(heads, section(0, width))
 
@@ -194,7 +188,7 @@ def _sequence_points(
 
 
 def _parallel_writes(name: str, stream: Stream, sites: Mapping[str, Site], block: Any) -> list[HookPoint]:
-    """What attention and MLP add to the stream: their shares of the one projection, times the one gate."""
+    """Hook points of what attention and MLP add to the stream: their shares of the projection, times the gate."""
     width = block.attn.query_dim
     gate = section(2 * width, 3 * width)
 
@@ -204,28 +198,28 @@ def _parallel_writes(name: str, stream: Stream, sites: Mapping[str, Site], block
     def mlp_out(inputs: tuple, mod: Tensor, joined: Tensor, out: Tensor) -> Tensor:
         return (gate.get(mod).unsqueeze(1) * _mlp_share(block, joined))[:, stream.tokens(inputs)]
 
-    told = [sites[short] for short in ("inputs", "mod", "joined", "out")]
+    read_sites = [sites[short] for short in ("inputs", "mod", "joined", "out")]
     part, axes = item(stream.position), f"b {stream.letter} d"
     return [
-        added(f"{name}.{stream.prefix}hook_attn_out", told, attn_out, sites["output"], part, axes),
-        added(f"{name}.{stream.prefix}hook_mlp_out", told, mlp_out, sites["output"], part, axes),
+        added(f"{name}.{stream.prefix}hook_attn_out", read_sites, attn_out, sites["output"], part, axes),
+        added(f"{name}.{stream.prefix}hook_mlp_out", read_sites, mlp_out, sites["output"], part, axes),
     ]
 
 
 def _attention_share(block: Any, joined: Tensor, out: Tensor) -> Float[Tensor, "b n d"]:
-    """W_a z, and what an edit of it has put into the projection's output (which is else exactly its own)."""
+    """W_a z, plus the change that an edit of z or the results has made to the projection's output (else exactly 0)."""
     (weight, bias), width = _projection(block, joined), block.attn.query_dim
     return linear(joined[..., :width], weight[:, :width]) + (out - linear(joined, weight, bias))
 
 
 def _mlp_share(block: Any, joined: Tensor) -> Float[Tensor, "b n d"]:
-    """W_m post + bias."""
+    """W_m post + bias, the MLP's share of the projection's output."""
     (weight, bias), width = _projection(block, joined), block.attn.query_dim
     return linear(joined[..., width:], weight[:, width:], bias)
 
 
 def _projection(block: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one projection, which may be stored in another dtype than they are used in."""
+    """Weight and bias of the projection in the dtype of the computation, which may differ from that of storage."""
     return block.proj_out.weight.to(like), block.proj_out.bias.to(like)
 
 
@@ -238,3 +232,17 @@ def _parallel_law(name: str, sites: Mapping[str, Site], block: Any) -> HookPoint
 
     law = f"{name}.attn: sum of results + MLP + bias = output"
     return read_only(law, "", (sites["joined"], sites["out"]), both)
+
+
+FAMILY = Family(
+    name="hunyuan",
+    transformer=HunyuanVideoTransformer3DModel,
+    conditioning=CONDITIONING,
+    optional=OPTIONAL,
+    example=example,
+    inputs=inputs,
+    input_dtype=hunyuan_parts.input_dtype,
+    hook_table=hook_table,
+    schedule_arguments=hunyuan_parts.schedule_arguments,
+    encode_prompt=encode_prompt,
+)

@@ -1,4 +1,4 @@
-"""What HunyuanVideo and HunyuanVideo 1.5 have in common outside their blocks."""
+"""Code that HunyuanVideo and HunyuanVideo 1.5 share outside their blocks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EMBED = Site("x_embedder", "output")
 
 
 def input_dtype(transformer: Any) -> torch.dtype:
-    """The dtype latents are fed in."""
+    """The dtype of input latents."""
     return transformer.x_embedder.proj.weight.dtype
 
 
 def schedule_arguments(pipeline: Any, latent: Tensor | None, steps: int) -> dict[str, Any]:
-    """What the pipeline hands to its scheduler: even levels; what it makes itself it shifts twice."""
+    """The scheduler arguments of the pipeline: evenly spaced sigmas. Its own default sigmas would be shifted twice."""
     return {"sigmas": np.linspace(1.0, 0.0, steps + 1)[:-1]}
 
 
@@ -39,7 +39,7 @@ def table(
         blocks: by module path, in the order in which they are run.
         time: `hook_time_embed`.
         absent: why a name is absent.
-        latent: where the latent lies in what the transformer is called with.
+        latent: the part of the transformer's inputs that is the latent.
     """
     points = [
         point("hook_latent", "b c f h w", ROOT, latent),

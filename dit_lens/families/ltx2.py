@@ -1,12 +1,12 @@
-"""LTX-2: how `LTX2VideoTransformer3DModel` spells the vocabulary. Its video stream is the main one.
+"""LTX-2: the hook points of `LTX2VideoTransformer3DModel`. Its video stream is the main one.
 
-Two streams, video (n tokens) and audio (a tokens), pass through a block in turns: self-attention of each,
+Two streams, video (n tokens) and audio (a tokens), pass through a block in this order: self-attention of each,
 cross-attention of each to text, audio to video (`hook_a2v_out`, queries of video and keys of audio), video to audio
-(`audio.hook_v2a_out`), MLP of each. Both cross-modal layers read the streams as they were before either had written.
-In LTX-2.3 a gate multiplies each head's mix (`hook_head_gate`), and text cross-attention is modulated and gated.
+(`audio.hook_v2a_out`), MLP of each. Both cross-modal layers read the streams before either has written.
+In LTX-2.3 a gate multiplies each head's z (`hook_head_gate`), and text cross-attention is modulated and gated.
 
-Audio is told, not sampled: a clean audio latent at time 0, as pipelines feed an audio track that is given. Hooks on the
-user's own pipeline act on the call as it is, audio at the noise level of the video.
+Audio is conditioning, not sampled: a clean audio latent at timestep 0, as pipelines treat a user's audio track. Hooks
+on a pipeline's own calls act on these as they are, where audio has the noise level of the video.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ import dit_lens.families.conventions as conventions
 import dit_lens.families.ltx_parts as ltx_parts
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.conventions import ROOT, VELOCITY, check_text_encoders, for_clips
+from dit_lens.families.family import Family
 from dit_lens.families.final_layer import by_table
 from dit_lens.families.ltx_parts import root_points
 from dit_lens.families.ltx_streams import Layer, Modulation, Stream, modulations
 from dit_lens.families.parts import argument, item, point
 from dit_lens.hook_points import HookPoint, Site, Table
 
-NAME = "ltx2"
-TRANSFORMER = LTX2VideoTransformer3DModel
-OUTPUT = AudioVisualModelOutput
 CONDITIONING = (
     "encoder_hidden_states",
     "audio_encoder_hidden_states",
@@ -43,13 +41,9 @@ CONDITIONING = (
 SHIFT_SCALE_GATE = "shift_{0}", "scale_{0}", "gate_{0}"
 CROSS_MODAL = ("a2v.", "v2a.", "hook_a2v", "hook_v2a", "hook_resid_mid_a2v", "hook_resid_mid_v2a")
 ATTENDED = tuple(f"attn.hook_{name}" for name in ("q", "k", "rot_q", "rot_k", "pattern", "head_gate"))
-FRAME_RATE = 24.0  # of `LTX2Pipeline.__call__` by default
+FRAME_RATE = 24.0  # the default of `LTX2Pipeline.__call__`
 
-to_timestep, to_sigma, encode = conventions.to_timestep, conventions.to_sigma, conventions.encode
-input_dtype, decode, velocity, grid = ltx_parts.input_dtype, ltx_parts.decode, ltx_parts.velocity, ltx_parts.grid
-check_pipeline = ltx_parts.check_pipeline
 SHIFTS = {"base_image_seq_len": 1024, "max_image_seq_len": 4096, "base_shift": 0.95, "max_shift": 2.05}
-schedule_arguments = partial(ltx_parts.schedule_arguments, shifts=SHIFTS)
 
 
 def example(transformer: LTX2VideoTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,22 +70,22 @@ def inputs(
 ) -> dict[str, Any]:
     """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip.
 
-    Audio is fed clean, at time 0; of one token it lasts as long as the clip.
+    Audio is clean, at timestep 0; a single audio token is repeated for the length of the clip.
     """
-    told = for_clips(conditioning, CONDITIONING, len(latent))
+    tensors = for_clips(conditioning, CONDITIONING, len(latent))
     frames, height, width = latent.shape[2:]
-    audio = told["audio_hidden_states"]
+    audio = tensors["audio_hidden_states"]
     if audio.shape[1] == 1:
         audio = audio.expand(-1, audio_tokens(transformer, frames), -1)
     level = timestep.flatten(1).amax(1) if timestep.ndim > 1 else timestep
-    return told | {
+    return tensors | {
         "hidden_states": ltx_parts.pack(latent),
         "audio_hidden_states": audio,
         "timestep": timestep,
         "sigma": level,
         "audio_timestep": torch.zeros_like(level),
         "audio_sigma": torch.zeros_like(level),
-        "audio_encoder_attention_mask": told["encoder_attention_mask"],
+        "audio_encoder_attention_mask": tensors["encoder_attention_mask"],
         "num_frames": frames,
         "height": height,
         "width": width,
@@ -103,7 +97,7 @@ def inputs(
 
 
 def audio_tokens(transformer: LTX2VideoTransformer3DModel, frames: int) -> int:
-    """How many audio tokens last as long as so many frames of a latent, by the reckoning of `LTX2Pipeline`."""
+    """The number of audio tokens that last as long as so many latent frames, computed as in `LTX2Pipeline`."""
     config = transformer.config
     seconds = ((frames - 1) * config["vae_scale_factors"][0] + 1) / FRAME_RATE
     return round(seconds * config["audio_sampling_rate"] / config["audio_hop_length"] / config["audio_scale_factor"])
@@ -111,7 +105,7 @@ def audio_tokens(transformer: LTX2VideoTransformer3DModel, frames: int) -> int:
 
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """What `LTX2Pipeline.__call__` feeds of a prompt (1, 1024, ...), and the mean audio latent (1, 1, c) for sound.
+    """The prompt embeddings (1, 1024, ...) of `LTX2Pipeline.__call__`, and the mean audio latent (1, 1, c) for silence.
 
     Raises:
         ValueError: the pipeline has no text encoder.
@@ -125,10 +119,10 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
 
 
 def passed_over(transformer: LTX2VideoTransformer3DModel, inputs: Mapping[str, Any], name: str) -> bool:
-    """Whether a call does not come by a hook point.
+    """Whether a call of the transformer skips a hook point.
 
-    `LTX2Pipeline` guides by calls that leave out the cross-modal layers, and by calls in which some blocks do not
-    attend but take the values as they are (spatio-temporal guidance).
+    For guidance, `LTX2Pipeline` makes calls without the cross-modal layers, and calls in which some blocks skip
+    attention and pass their values on unmixed (spatio-temporal guidance).
     """
     _, block, *rest = name.split(".") if name.startswith("blocks.") else ("", "-1")
     short = ".".join(rest).removeprefix("audio.")
@@ -183,8 +177,8 @@ def _absent(transformer: LTX2VideoTransformer3DModel) -> dict[str, str]:
 
 def _block(home: str, path: str, block: Any, config: Mapping[str, Any]) -> Layer:
     video = Stream(home, path, block, _modulation(block, config, "", "a2v"))
-    told = _modulation(block, config, "audio_", "v2a")
-    audio = Stream(f"{home}.audio", path, block, told, prefix="audio_", token="a")
+    audio_modulation = _modulation(block, config, "audio_", "v2a")
+    audio = Stream(f"{home}.audio", path, block, audio_modulation, prefix="audio_", token="a")
     layers = (
         video.attention("attn", "attn1", 0),
         audio.attention("attn", "audio_attn1", 0),
@@ -213,7 +207,7 @@ def _points(layers: Iterable[Layer]) -> list[HookPoint]:
 
 
 def _modulation(block: Any, config: Mapping[str, Any], prefix: str, write: str) -> dict[str, Modulation]:
-    """Shifts, scales and gates of one stream, by name; `..._keys` are those of what a layer attends to.
+    """Shifts, scales and gates of one stream, by name; `..._keys` modulate the keys and values of a layer.
 
     Args:
         prefix: "" for video, "audio_" for audio.
@@ -222,15 +216,15 @@ def _modulation(block: Any, config: Mapping[str, Any], prefix: str, write: str) 
     suffix = "_audio" if prefix else ""
     layers = ("attn", "mlp", "cross_attn") if config[f"{prefix}cross_attn_mod"] else ("attn", "mlp")
     names = tuple(name.format(layer) for layer in layers for name in SHIFT_SCALE_GATE)
-    own = modulations(block, f"{prefix}scale_shift_table", f"temb{suffix}", names)
+    named = modulations(block, f"{prefix}scale_shift_table", f"temb{suffix}", names)
     if block.cross_attn_adaln and config["use_prompt_adaln_single"]:
         keys = "shift_cross_attn_keys", "scale_cross_attn_keys"
-        own |= modulations(block, f"{prefix}prompt_scale_shift_table", f"temb_prompt{suffix}", keys)
-    return own | {name: value for name, value in _cross_modal(block).items() if write in name}
+        named |= modulations(block, f"{prefix}prompt_scale_shift_table", f"temb_prompt{suffix}", keys)
+    return named | {name: value for name, value in _cross_modal(block).items() if write in name}
 
 
 def _cross_modal(block: Any) -> dict[str, Modulation]:
-    """Of both cross-modal layers: a stream's table holds rows 0 and 1 for a2v, 2 and 3 for v2a, and 4, its gate."""
+    """Modulations of both cross-modal layers: table rows 0 and 1 are for a2v, 2 and 3 for v2a, and 4 is the gate."""
     video, audio = "video_a2v_cross_attn_scale_shift_table", "audio_a2v_cross_attn_scale_shift_table"
     of_video = "scale_a2v", "shift_a2v", "scale_v2a_keys", "shift_v2a_keys"
     of_audio = "scale_a2v_keys", "shift_a2v_keys", "scale_v2a", "shift_v2a"
@@ -240,3 +234,23 @@ def _cross_modal(block: Any) -> dict[str, Modulation]:
         **modulations(block, video, "temb_ca_gate", ("gate_a2v",), first=4),
         **modulations(block, audio, "temb_ca_audio_gate", ("gate_v2a",), first=4),
     }
+
+
+FAMILY = Family(
+    name="ltx2",
+    transformer=LTX2VideoTransformer3DModel,
+    conditioning=CONDITIONING,
+    output=AudioVisualModelOutput,
+    time_by_token=True,
+    passed_over=passed_over,
+    example=example,
+    inputs=inputs,
+    input_dtype=ltx_parts.input_dtype,
+    velocity=ltx_parts.velocity,
+    grid=ltx_parts.grid,
+    decode=ltx_parts.decode,
+    hook_table=hook_table,
+    check_pipeline=ltx_parts.check_pipeline,
+    schedule_arguments=partial(ltx_parts.schedule_arguments, shifts=SHIFTS),
+    encode_prompt=encode_prompt,
+)

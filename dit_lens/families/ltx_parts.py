@@ -1,6 +1,6 @@
-"""What LTX-Video and LTX-2 have in common outside their blocks: packed latents, time, the autoencoder.
+"""Code that LTX-Video and LTX-2 share outside their blocks: packed latents, timesteps, the autoencoder.
 
-Latents are packed into tokens before the transformer is called, (b, n, c) with frames, rows and columns told beside.
+The transformer takes latents packed into tokens (b, n, c), with the numbers of frames, rows and columns as arguments.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TOKEN = "p q r c", (1, 1, 1)  # see `Final`
 
 
 def pack(latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b n c"]:
-    """Tokens of a latent, as `LTXPipeline._pack_latents` makes them at patch sizes 1."""
+    """The tokens of a latent, as from `LTXPipeline._pack_latents` at patch sizes 1."""
     return rearrange(latent, "b c f h w -> b (f h w) c")
 
 
 def unpack(tokens: Float[Tensor, "b n c"], inputs: Mapping[str, Any]) -> Float[Tensor, "b c f h w"]:
-    """The latent of tokens, on the grid that the transformer was told."""
+    """The latent of packed tokens, on the grid in the transformer's arguments."""
     return rearrange(token_grid(inputs).unflatten(tokens), "b f h w c -> b c f h w")
 
 
@@ -38,16 +38,18 @@ def token_grid(inputs: Mapping[str, Any]) -> TokenGrid:
     """The token grid of a call.
 
     Raises:
-        ValueError: the call holds other tokens than those of its frames, rows and columns.
+        ValueError: the number of tokens is not frames x rows x columns.
     """
     sizes = tuple(inputs.get(name) or 0 for name in ("num_frames", "height", "width"))
-    told, found = TokenGrid(*sizes), inputs["hidden_states"].shape[1]
-    if told.tokens != found:
+    grid, tokens = TokenGrid(*sizes), inputs["hidden_states"].shape[1]
+    if grid.tokens != tokens:
+        where = f"for num_frames, height, width = {sizes}" if all(sizes) else "that are placed by coordinates alone"
         raise ValueError(
-            f"got {found} tokens for num_frames, height, width = {sizes} · expected one token for each place of the"
-            " latent · pipelines that append tokens of conditioning frames are not handled"
+            f"got {tokens} tokens {where} · expected one token for each place of the latent, on a grid of num_frames,"
+            " height and width · pipelines that append tokens of conditioning frames, such as LTXConditionPipeline, are"
+            " not handled"
         )
-    return told
+    return grid
 
 
 def root_points() -> list[HookPoint]:
@@ -72,7 +74,7 @@ def root_points() -> list[HookPoint]:
 
 
 def time_embedding(name: str, site: Site) -> HookPoint:
-    """An embedding of time (b, d), or (b, n, d) where every token has its own; `site` holds them all in one row."""
+    """A time embedding (b, d), or (b, n, d) with one timestep per token; at `site` it is flattened to (b n, d)."""
 
     def read(root: tuple, raw: Tensor) -> Tensor:
         clips = len(root[1]["hidden_states"])
@@ -81,16 +83,16 @@ def time_embedding(name: str, site: Site) -> HookPoint:
     return HookPoint(name, "b d", (ROOT, site), read, lambda new, old, root, raw: new.reshape(raw.shape))
 
 
-# Conventions of both.
+# Conventions of both models.
 
 
 def input_dtype(transformer: Any) -> torch.dtype:
-    """The dtype latents are fed in."""
+    """The dtype of input latents."""
     return transformer.proj_in.weight.dtype
 
 
 def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output as noise - data: it is that already."""
+    """The velocity, noise - data, which is the output itself, unpacked."""
     return unpack(output[0], inputs)
 
 
@@ -100,13 +102,13 @@ def grid(transformer: Any, inputs: Mapping[str, Any]) -> TokenGrid:
 
 
 def decode(vae: Any, latent: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 F H W"]:
-    """The video in about [-1, 1]; an autoencoder that is told a time is told 0, as pipelines do by default."""
+    """The video in about [-1, 1]; an autoencoder with a timestep gets 0, the default of pipelines."""
     z = denormalised(vae, latent)
     return vae.decode(z, z.new_zeros(len(z)) if vae.config.timestep_conditioning else None).sample.float()
 
 
 def check_pipeline(pipeline: Any) -> None:
-    """Raises TypeError for a transformer of packed patches, or one fed more than a latent."""
+    """Raises TypeError for a transformer with larger patches, or with more input channels than the latent has."""
     config = pipeline.transformer.config
     patches = config["patch_size"], config["patch_size_t"]
     if patches != (1, 1):
@@ -125,19 +127,23 @@ SHIFTS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.
 def schedule_arguments(
     pipeline: Any, latent: Float[Tensor, "b c f h w"] | None, steps: int, shifts: Mapping[str, int | float] = SHIFTS
 ) -> dict[str, Any]:
-    """What the pipeline hands to its scheduler: even levels, and a shift that grows with the number of tokens.
+    """The scheduler arguments of the pipeline: evenly spaced sigmas, and a shift that grows with the number of tokens.
 
     Args:
-        shifts: what the pipeline takes where the scheduler's config says nothing.
+        shifts: the pipeline's defaults for values that the scheduler's config lacks.
 
     Raises:
-        ValueError: no latent, whose size decides.
+        ValueError: no latent, although the scheduler shifts sigmas by its size.
     """
-    from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift  # brings the text encoder's code along
+    from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift  # imports the text encoder's code
 
+    even = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+    if latent is None and not pipeline.scheduler.config.get("use_dynamic_shifting"):
+        return even
     if latent is None:
         raise ValueError(
-            "got no latent · expected one, for LTX shifts its levels by its size · schedule(steps, latent)"
+            "got no latent · expected one, for LTX shifts its noise levels by the latent's size"
+            " · schedule(steps, latent), or schedule(steps, lens.latent_shape(frames, height, width))"
         )
-    told = [pipeline.scheduler.config.get(name, untold) for name, untold in shifts.items()]
-    return {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": calculate_shift(latent[0, 0].numel(), *told)}
+    values = [pipeline.scheduler.config.get(name, default) for name, default in shifts.items()]
+    return even | {"mu": calculate_shift(latent[0, 0].numel(), *values)}

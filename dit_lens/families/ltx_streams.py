@@ -1,4 +1,4 @@
-"""What blocks of LTX-Video and LTX-2 are made of: streams that layers read and write in turns.
+"""Hook points of the layers of LTX-Video and LTX-2 blocks, which read and write one or two residual streams.
 
 A layer (attention or MLP) reads a norm of the stream, shifted and scaled, and adds its output times a gate. The local
 variables `hidden_states_{i}` of a block's forward are the stream after layer i; writing one reaches every later reader.
@@ -33,54 +33,54 @@ from dit_lens.hook_points import HookPoint, Site
 
 @dataclass(frozen=True)
 class Modulation:
-    """A shift, scale or gate: a row of the block's table plus a part of what the block is told of time.
+    """A shift, scale or gate: a row of the block's table plus a chunk of the block's time embedding argument.
 
     Attributes:
-        block: holds the table.
-        table: its name.
-        row: of the table.
-        told: the block's argument, (b, 1 or n, parts * d).
-        part, parts: which of how many parts of it.
+        block: the module that has the table.
+        table: the name of the table.
+        row: the row of the table.
+        embedding: the name of the block's argument that holds the time embedding, (b, 1 or n, parts * d).
+        part, parts: index of the chunk, and the number of chunks.
     """
 
     block: nn.Module
     table: str
     row: int
-    told: str
+    embedding: str
     part: int
     parts: int
 
     def value(self, inputs: tuple) -> Float[Tensor, "b t d"]:
-        """The modulation in the model's own arithmetic; t is 1, or n for one to each token."""
-        told = argument(self.told).get(inputs).unflatten(-1, (self.parts, -1))
-        return getattr(self.block, self.table)[self.row] + told[..., self.part, :]
+        """The modulation in the model's own dtype; t is 1, or n with one timestep per token."""
+        chunks = argument(self.embedding).get(inputs).unflatten(-1, (self.parts, -1))
+        return getattr(self.block, self.table)[self.row] + chunks[..., self.part, :]
 
     def point(self, name: str, inputs: Site) -> HookPoint:
-        """(b, d), or (b, n, d) by token; written into what the block is told."""
+        """The modulation's hook point, (b, d), or (b, n, d) by token; an edit changes the block's time embedding."""
 
         def read(values: tuple) -> Tensor:
             value = self.value(values)
             return value.squeeze(1) if value.shape[1] == 1 else value
 
         def write(new: Tensor, old: Tensor, values: tuple) -> tuple:
-            told = argument(self.told).get(values).clone()
-            rows = told.unflatten(-1, (self.parts, -1))
-            rows[..., self.part, :] += (new - old).view_as(rows[..., self.part, :])
-            return argument(self.told).put(told, values)
+            embedding = argument(self.embedding).get(values).clone()
+            chunks = embedding.unflatten(-1, (self.parts, -1))
+            chunks[..., self.part, :] += (new - old).view_as(chunks[..., self.part, :])
+            return argument(self.embedding).put(embedding, values)
 
         return HookPoint(name, "b d", (inputs,), read, write)
 
 
 def modulations(
-    block: nn.Module, table: str, told: str, names: tuple[str, ...], first: int = 0
+    block: nn.Module, table: str, embedding: str, names: tuple[str, ...], first: int = 0
 ) -> dict[str, Modulation]:
-    """Modulations by name, from a row of the table on."""
-    return {name: Modulation(block, table, first + i, told, i, len(names)) for i, name in enumerate(names)}
+    """Modulations by name, in consecutive rows of the table from row `first`."""
+    return {name: Modulation(block, table, first + i, embedding, i, len(names)) for i, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Sites and points of a layer in forward order, and the laws of its attention."""
+    """Sites and hook points of a layer in forward order, and the laws of its attention."""
 
     sites: tuple[Site, ...]
     points: list[HookPoint]
@@ -89,15 +89,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream through a block.
+    """One residual stream in a block.
 
     Attributes:
-        home: "blocks.3".
-        path: of the block's module.
+        home: the prefix of its hook point names, such as "blocks.3".
+        path: the module path of the block.
         block: the module.
-        modulation: by name, such as "gate_attn".
-        prefix: of the block's modules, arguments and local variables that belong to this stream.
-        token: its axis.
+        modulation: shifts, scales and gates by name, such as "gate_attn".
+        prefix: the prefix of the block's modules, arguments and local variables of this stream.
+        token: the letter of its token axis.
     """
 
     home: str
@@ -109,15 +109,15 @@ class Stream:
 
     @property
     def inputs(self) -> Site:
-        """What the block is called with."""
+        """The site of the block's inputs."""
         return Site(self.path, "inputs")
 
     def after(self, index: int) -> Site:
-        """The stream after layer `index`."""
+        """The site of the stream after layer `index`."""
         return Site(self.path, "local", f"{self.prefix}hidden_states_{index}")
 
     def entry(self) -> list[HookPoint]:
-        """The stream before the first layer, and the modulation of all layers."""
+        """Hook points of the stream before the first layer, and of the modulation of all layers."""
         stream = point(
             f"{self.home}.hook_resid_pre", f"b {self.token} d", self.inputs, argument(f"{self.prefix}hidden_states")
         )
@@ -127,7 +127,7 @@ class Stream:
         ]
 
     def attention(self, name: str, module: str, index: int, keys: str | None = None, rotary: bool = True) -> Layer:
-        """The layer `name` ("attn", "cross_attn", ...): its points, what it writes, and the stream after it."""
+        """The attention layer `name` ("attn", "cross_attn", ...): its hook points, write, and the stream after it."""
         attended = getattr(self.block, module)
         attention = Attention(
             f"{self.home}.{name}", f"{self.path}.{module}", attended, attended.heads, self.token, keys or self.token
@@ -144,7 +144,7 @@ class Stream:
         return Layer((*sites.values(), self.after(index)), [*points, written, middle], laws)
 
     def mlp(self, index: int) -> Layer:
-        """The layer "mlp"; the stream after it is what the block puts out."""
+        """The MLP layer; the stream after it is the block's output."""
         path = f"{self.path}.{self.prefix}ff"
         pre, post, out = Site(f"{path}.net.0.proj", "output"), Site(f"{path}.net.2", "input"), Site(path, "output")
         points = [
@@ -155,7 +155,7 @@ class Stream:
         return Layer((pre, post, out, self.after(index)), points)
 
     def _written(self, name: str, out: Site, index: int) -> HookPoint:
-        """What a layer adds to the stream: its output, times a gate where it has one."""
+        """The hook point of a layer's write to the stream: its output, times a gate if it has one."""
         gate = self.modulation.get(f"gate_{name}")
 
         def read(inputs: tuple, raw: Tensor) -> Tensor:
@@ -201,7 +201,11 @@ def _attention_points(attention: Attention, sites: Mapping[str, Site], rotary: b
 
 
 def _head_gate(attention: Attention, sites: Mapping[str, Site]) -> HookPoint:
-    """`hook_head_gate`: z = gate * what the head mixed, gate in (0, 2); written as a difference of z."""
+    """`hook_head_gate`: z = gate * softmax(q k) v of the head, gate in (0, 2); an edit is written as a change of z.
+
+    Example: a logit of 0 gives gate 2·sigmoid(0) = 1. Where softmax(q k) v is 3, an edit to gate 0.5 adds
+    (0.5 - 1)·3 = -1.5, so z = 3 becomes 1.5.
+    """
     split = split_heads(attention.heads)
 
     def write(new: Tensor, old: Tensor, logits: Tensor, inside: Any, mixed: Tensor, raw: Tensor) -> Tensor:
@@ -219,7 +223,7 @@ def _head_gate(attention: Attention, sites: Mapping[str, Site]) -> HookPoint:
 
 
 def _head_gate_law(attention: Attention, sites: Mapping[str, Site]) -> HookPoint:
-    """The gate times what the head mixed against z."""
+    """The law that gate times softmax(q k) v equals z."""
     gate, split = _head_gate(attention, sites), split_heads(attention.heads)
 
     def both(logits: Tensor, inside: Any, mixed: Tensor, raw: Tensor) -> Tensor:

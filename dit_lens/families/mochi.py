@@ -1,12 +1,12 @@
-"""Mochi 1 text-to-video: how `MochiTransformer3DModel` spells the vocabulary.
+"""Mochi 1 text-to-video: the hook points of `MochiTransformer3DModel`.
 
-Video and text are two streams that meet in one attention. What a sub-layer adds is its output under an RMS norm and
-then a tanh gate: the output of `norm2` (attention) and `norm4` (MLP) is the write, to the bit. A head's share of the
-write therefore depends on the other heads, through that norm. Attention is called once per clip, on its valid text
-only; patterns are worked out from queries and keys before that loop. Masks are of right-padded text (the stock
-processor puts what it made of valid tokens first). The last block does not update text.
+Video and text are two streams with joint attention. A sub-layer's write is its output after an RMS norm, times a tanh
+gate: the output of `norm2` (attention) and `norm4` (MLP) is the write, to the bit. A head's share of the write thus
+depends on the other heads, through that norm. Attention is called once per clip, on its valid text only; patterns are
+computed from queries and keys before that loop. Masks must be of right-padded text (the stock processor puts the
+outputs of valid tokens first). The last block does not update text.
 
-Mochi is fed 1000 (1 - sigma) and puts out data - noise.
+Mochi takes the timestep 1000 (1 - sigma) and predicts data - noise.
 """
 
 from __future__ import annotations
@@ -32,29 +32,25 @@ from dit_lens.families.conventions import (
     clean_estimate,
     for_clips,
 )
+from dit_lens.families.family import Family
 from dit_lens.families.final_layer import final, with_final
 from dit_lens.families.mochi_blocks import spelled_block
 from dit_lens.families.parts import Part, item, point
 from dit_lens.hook_points import HookPoint, Site, Table
 
-NAME = "mochi"
-TRANSFORMER = MochiTransformer3DModel
 CONDITIONING = ("encoder_hidden_states", "encoder_attention_mask")
-LINEAR_TO = 0.025  # how much of the noise is gone in the even half of the pipeline's steps
+LINEAR_TO = 0.025  # how much of the noise the linear half of the pipeline's steps removes
 NEGATED = Part(lambda raw: -raw[0], lambda new, raw: (-new, *raw[1:]))
-
-check_pipeline, encode, decode = conventions.check_channels, conventions.encode, conventions.decode
-input_dtype, grid = conventions.input_dtype, conventions.grid
 
 
 def example(transformer: MochiTransformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Two small random latents (2, c, 2, 4, 4 patches), one with padded text, to verify a model with."""
     patch, config = transformer.config["patch_size"], transformer.config
-    told = {
+    conditioning = {
         "encoder_hidden_states": torch.randn(2, 5, config["text_embed_dim"], generator=generator),
         "encoder_attention_mask": torch.tensor([[True] * 3 + [False] * 2, [True] * 5]),
     }
-    return torch.randn(2, config["in_channels"], 2, 4 * patch, 4 * patch, generator=generator), told
+    return torch.randn(2, config["in_channels"], 2, 4 * patch, 4 * patch, generator=generator), conditioning
 
 
 def inputs(
@@ -66,17 +62,17 @@ def inputs(
     """The transformer's keyword arguments for one evaluation; conditioning of batch 1 serves every clip.
 
     Raises:
-        ValueError: time by token, which Mochi does not take.
+        ValueError: one timestep per token, which Mochi does not take.
     """
     if timestep.ndim > 1:
         raise ValueError(f"got timesteps of shape {tuple(timestep.shape)} · expected one per clip, as Mochi takes it")
-    told = for_clips(conditioning, CONDITIONING, len(latent))
-    return {"hidden_states": latent, "timestep": timestep, **told, "return_dict": False}
+    tensors = for_clips(conditioning, CONDITIONING, len(latent))
+    return {"hidden_states": latent, "timestep": timestep, **tensors, "return_dict": False}
 
 
 @torch.no_grad()
 def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
-    """What `MochiPipeline.__call__` feeds for a prompt: embedding (1, 256, text_embed_dim) and mask (1, 256).
+    """The conditioning of `MochiPipeline.__call__`: prompt embedding (1, 256, text_embed_dim) and mask (1, 256).
 
     Raises:
         ValueError: the pipeline has no text encoder.
@@ -87,22 +83,22 @@ def encode_prompt(pipeline: Any, prompt: str) -> Conditioning:
 
 
 def to_timestep(sigma: float) -> float:
-    """What a Mochi is fed at a noise level: 1000 at data, 0 at noise."""
+    """The timestep of Mochi at a noise level: 1000 for data, 0 for noise."""
     return 1000 * (1 - sigma)
 
 
 def to_sigma(timestep: Tensor) -> Tensor:
-    """The noise level of a timestep fed."""
+    """The noise level of a timestep."""
     return 1 - timestep.float() / 1000
 
 
 def schedule_arguments(pipeline: Any, latent: Tensor | None, steps: int) -> dict[str, Any]:
-    """What the pipeline hands to its scheduler: levels that fall evenly from noise, then by a square.
+    """The scheduler arguments of the pipeline: sigmas that fall linearly from noise, then quadratically.
 
     Raises:
-        ValueError: fewer than two steps, which such a schedule does not have.
+        ValueError: fewer than two steps, for which this schedule is not defined.
     """
-    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule  # brings the text encoder's code
+    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule  # imports the text encoder's
 
     if steps < 2:
         raise ValueError(f"got {steps} steps · expected at least 2, half of them even and half by a square")
@@ -110,7 +106,7 @@ def schedule_arguments(pipeline: Any, latent: Tensor | None, steps: int) -> dict
 
 
 def velocity(inputs: Mapping[str, Any], output: tuple) -> Float[Tensor, "b c f h w"]:
-    """The output, data - noise, as noise - data."""
+    """The velocity, noise - data: the negated output."""
     return NEGATED.get(output)
 
 
@@ -128,10 +124,10 @@ def hook_table(transformer: MochiTransformer3DModel) -> Table:
     sites, laws = [ROOT, time, embed], []
     paths = conventions.block_paths(transformer)
     for index, (path, block) in enumerate(zip(paths, transformer.transformer_blocks, strict=True)):
-        own_sites, own_points, own_laws = spelled_block(f"blocks.{index}", path, block)
-        sites, points, laws = sites + own_sites, points + own_points, laws + own_laws
+        block_sites, block_points, block_laws = spelled_block(f"blocks.{index}", path, block)
+        sites, points, laws = sites + block_sites, points + block_points, laws + block_laws
     points += [point("hook_velocity", "b c f h w", VELOCITY, NEGATED)]
-    points.append(clean_estimate(partial(grid, transformer), to_sigma=to_sigma, velocity=velocity))
+    points.append(clean_estimate(partial(conventions.grid, transformer), to_sigma=to_sigma, velocity=velocity))
     absent = {
         "blocks.*cross_attn*": "text is read by joint attention: see attn and text.*",
         "blocks.*.text.attn.hook_rot_*": "rotary turns video tokens only: see text.attn.hook_q and hook_k",
@@ -156,3 +152,18 @@ def _absent_in_last(text: str) -> dict[str, str]:
     names = (*writes, "hook_resid_post", "mod.hook_gate_*", "mod.hook_scale_mlp")
     reason = "the last block does not update text (context_pre_only); it lends keys and values"
     return {f"{text}.{name}": reason for name in names}
+
+
+FAMILY = Family(
+    name="mochi",
+    transformer=MochiTransformer3DModel,
+    conditioning=CONDITIONING,
+    example=example,
+    inputs=inputs,
+    hook_table=hook_table,
+    to_timestep=to_timestep,
+    to_sigma=to_sigma,
+    velocity=velocity,
+    schedule_arguments=schedule_arguments,
+    encode_prompt=encode_prompt,
+)

@@ -1,8 +1,8 @@
-"""The blocks of Mochi: video and text are two streams that meet in one attention.
+"""Hook points of a Mochi block: video and text are two streams with joint attention.
 
 The local variables `hidden_states_0` and `encoder_hidden_states_0` of `MochiTransformerBlock.forward` are the streams
-after attention; the calls `apply_rotary_emb_{0,1}` of the processor put out queries and keys of video. The norms
-`norm2` and `norm4` put out the writes.
+after attention; the calls `apply_rotary_emb_{0,1}` of the processor return rotated queries and keys of video.
+The outputs of the norms `norm2` and `norm4` are the writes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PADDING = argument("encoder_attention_mask", 3)
 
 @dataclass(frozen=True)
 class Stream:
-    """How one stream is spelled.
+    """The modules and names of one stream of a block.
 
     Attributes:
-        prefix: of its names, "" or "text.".
-        letter: of its tokens.
-        name: as an argument of a block.
-        position: there, and among the outputs.
-        suffix: of its norms and MLP.
-        projections: of value, query and key (the latter two as they leave their norms), and of the mix.
+        prefix: the prefix of its hook point names, "" or "text.".
+        letter: the letter of its token axis.
+        name: its name as an argument of a block.
+        position: its index among the arguments and the outputs.
+        suffix: the suffix of its norms and MLP.
+        projections: module names of the value projection, the query and key norms, and the output projection.
     """
 
     prefix: str
@@ -52,7 +52,7 @@ class Stream:
     projections: tuple[str, str, str, str]
 
     def sites(self, path: str, last: bool) -> dict[str, Site]:
-        """Its sites in a block, by short names; the last block takes only values and keys of text."""
+        """The sites of this stream in a block, by short names; the last block uses only values and keys of text."""
         value, query, key, out = self.projections
         idle = last and self is TEXT
         read = {
@@ -86,48 +86,48 @@ TEXT = Stream(
 
 
 def spelled_block(name: str, path: str, block: Any) -> tuple[list[Site], list[HookPoint], list[HookPoint]]:
-    """Sites, points and laws of a block, each in forward order; `name` is "blocks.0", `path` that of the module."""
+    """Sites, points and laws of a block in forward order; `name` is such as "blocks.0", `path` its module path."""
     inputs, processor, output = Site(path, "inputs"), Site(f"{path}.attn1", "processor"), Site(path, "output")
     video, text = (stream.sites(path, block.context_pre_only) for stream in (VIDEO, TEXT))
     for index, letter in enumerate("qk"):
         video[f"rot_{letter}"] = Site(f"{path}.attn1", "processor_local", f"apply_rotary_emb_{index}")
 
-    def met(*stages: str) -> list[Site]:
-        return [own[stage] for own in (video, text) for stage in stages if stage in own]
+    def of_both(*stages: str) -> list[Site]:
+        return [sites[stage] for sites in (video, text) for stage in stages if stage in sites]
 
-    attention = [processor, *met("v", "q", "k"), *met("rot_q", "rot_k"), *met("z", "raw")]
-    after = met("attn_out", "mid", "mlp_pre", "mlp_post", "mlp_out")
-    sites = [inputs, *met("mod"), *attention, *after, output]
+    attention = [processor, *of_both("v", "q", "k"), *of_both("rot_q", "rot_k"), *of_both("z", "raw")]
+    after = of_both("attn_out", "mid", "mlp_pre", "mlp_post", "mlp_out")
+    sites = [inputs, *of_both("mod"), *attention, *after, output]
     points, laws = [], []
-    for stream, own in ((VIDEO, video), (TEXT, text)):
-        points += _reading(name, stream, own, inputs, block)
-        if "z" in own:
+    for stream, named in ((VIDEO, video), (TEXT, text)):
+        points += _reading(name, stream, named, inputs, block)
+        if "z" in named:
             spelled, law = _pattern(name, stream, (inputs, processor), video, text, block.attn1.heads)
             projection = block.attn1.get_submodule(stream.projections[-1])
-            ends = f"{name}.{stream.prefix}attn", own["z"], own["raw"], projection, block.attn1.heads
-            points += [spelled, *results(*ends, stream.letter), *_writing(name, stream, own, output, block)]
+            ends = f"{name}.{stream.prefix}attn", named["z"], named["raw"], projection, block.attn1.heads
+            points += [spelled, *results(*ends, stream.letter), *_writing(name, stream, named, output, block)]
             laws += [law, result_law(*ends)]
     return sites, sorted(points, key=lambda point: sites.index(point.sites[-1])), laws
 
 
-def _reading(name: str, stream: Stream, own: Mapping[str, Site], inputs: Site, block: Any) -> list[HookPoint]:
-    """The stream as it enters, its modulation, and what attention takes of it."""
+def _reading(name: str, stream: Stream, sites: Mapping[str, Site], inputs: Site, block: Any) -> list[HookPoint]:
+    """Hook points of the stream before the block, its modulation, and its values, queries and keys."""
     home, axes = f"{name}.{stream.prefix}", f"b {stream.letter} k e"
     norm = block.get_submodule(f"norm1{stream.suffix}")
-    shorts = MODULATIONS if "z" in own else MODULATIONS[:1]
-    width = (norm.linear if "z" in own else norm.linear_1).out_features // len(shorts)
+    shorts = MODULATIONS if "z" in sites else MODULATIONS[:1]
+    width = (norm.linear if "z" in sites else norm.linear_1).out_features // len(shorts)
     return [
         point(f"{home}hook_resid_pre", f"b {stream.letter} d", inputs, argument(stream.name, stream.position)),
         *(
-            point(f"{home}mod.hook_{short}", "b d", own["mod"], section(i * width, (i + 1) * width))
+            point(f"{home}mod.hook_{short}", "b d", sites["mod"], section(i * width, (i + 1) * width))
             for i, short in enumerate(shorts)
         ),
-        point(f"{home}attn.hook_v", axes, own["v"], split_heads(block.attn1.heads)),
-        *(point(f"{home}attn.hook_{short}", axes, own[short]) for short in "qk" if short in own),
+        point(f"{home}attn.hook_v", axes, sites["v"], split_heads(block.attn1.heads)),
+        *(point(f"{home}attn.hook_{short}", axes, sites[short]) for short in "qk" if short in sites),
         *(
-            point(f"{home}attn.hook_{short}", axes, own[short], before=(Site(own[short].path, "processor"),))
+            point(f"{home}attn.hook_{short}", axes, sites[short], before=(Site(sites[short].path, "processor"),))
             for short in ("rot_q", "rot_k")
-            if short in own
+            if short in sites
         ),
     ]
 
@@ -156,17 +156,17 @@ def _pattern(
     return spelled, mixing_law(spelled, operands, split)
 
 
-def _writing(name: str, stream: Stream, own: Mapping[str, Site], output: Site, block: Any) -> list[HookPoint]:
-    """What attention and MLP make of the stream and add to it. The MLP is a SwiGLU: post = silu(pre) · pre_linear."""
+def _writing(name: str, stream: Stream, sites: Mapping[str, Site], output: Site, block: Any) -> list[HookPoint]:
+    """Hook points of z, of the MLP (a SwiGLU: post = silu(pre) · pre_linear), and of what both add to the stream."""
     home, axes, hidden = f"{name}.{stream.prefix}", f"b {stream.letter} d", f"b {stream.letter} d_mlp"
     width = block.get_submodule(f"ff{stream.suffix}").net[2].in_features
     return [
-        point(f"{home}attn.hook_z", f"b {stream.letter} k e", own["z"], split_heads(block.attn1.heads)),
-        point(f"{home}hook_attn_out", axes, own["attn_out"]),
-        point(f"{home}hook_resid_mid_attn", axes, own["mid"]),
-        point(f"{home}mlp.hook_pre_linear", hidden, own["mlp_pre"], section(0, width)),
-        point(f"{home}mlp.hook_pre", hidden, own["mlp_pre"], section(width, 2 * width)),
-        point(f"{home}mlp.hook_post", hidden, own["mlp_post"]),
-        point(f"{home}hook_mlp_out", axes, own["mlp_out"]),
+        point(f"{home}attn.hook_z", f"b {stream.letter} k e", sites["z"], split_heads(block.attn1.heads)),
+        point(f"{home}hook_attn_out", axes, sites["attn_out"]),
+        point(f"{home}hook_resid_mid_attn", axes, sites["mid"]),
+        point(f"{home}mlp.hook_pre_linear", hidden, sites["mlp_pre"], section(0, width)),
+        point(f"{home}mlp.hook_pre", hidden, sites["mlp_pre"], section(width, 2 * width)),
+        point(f"{home}mlp.hook_post", hidden, sites["mlp_post"]),
+        point(f"{home}hook_mlp_out", axes, sites["mlp_out"]),
         point(f"{home}hook_resid_post", axes, output, item(stream.position)),
     ]

@@ -1,7 +1,8 @@
-"""Blocks of one stream that is written to layer by layer: self-attention, cross-attention to text, MLP.
+"""Hook points of blocks with one residual stream: self-attention, cross-attention to text and MLP write in turn.
 
-Time shifts, scales and gates self-attention and MLP by a table of the block's own plus what the block is told (PixArt's
-adaLN-single). All writes are in the model's own arithmetic: stream + write is the next stream, to the bit.
+Shifts, scales and gates of self-attention and MLP are the block's own table plus the time embedding that the block gets
+as an argument (PixArt's adaLN-single). All writes are in the model's own dtype: stream + write equals the next stream,
+to the bit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dit_lens.families.parts import (
 from dit_lens.hook_points import HookPoint, Site
 
 MODULATIONS = ("shift_attn", "scale_attn", "gate_attn", "shift_mlp", "scale_mlp", "gate_mlp")
-TOLD = argument("temb")
+TEMB = argument("temb")
 ABSENT = {
     "blocks.*.text.*": "text is read by cross-attention: there is no text stream",
     "blocks.*.cross_attn.hook_rot_[qk]": "no rotary: see hook_q and hook_k",
@@ -40,36 +41,36 @@ ABSENT = {
 
 @dataclass(frozen=True)
 class Block:
-    """How a block is spelled.
+    """The modules and names of one block.
 
     Attributes:
-        home: "blocks.3".
-        path: of the module.
-        module: the block, whose `scale_shift_table` (6, d) is added to what it is told of time.
-        told: its argument (b, 6 d) of time.
+        home: the prefix of its hook point names, such as "blocks.3".
+        path: the module path.
+        module: the block, whose `scale_shift_table` (6, d) is added to the time embedding.
+        embedding: the block's argument that holds the time embedding (b, 6 d).
     """
 
     home: str
     path: str
     module: Any
-    told: Part = TOLD
+    embedding: Part = TEMB
 
     @property
     def inputs(self) -> Site:
-        """What the block is called with."""
+        """The site of the block's inputs."""
         return Site(self.path, "inputs")
 
     def spelled(self, attention: str, cross_attention: str, mlp: str) -> Spelled:
-        """Its sites, points and laws; the arguments name the local variables that hold the stream after each layer."""
-        own, end = self.inputs, Site(self.path, "output")
+        """Sites, points and laws; the arguments name the local variables that hold the stream after each layer."""
+        entry, end = self.inputs, Site(self.path, "output")
         layers = [
             self._attention("attn", "attn1", "n", attention),
             self._attention("cross_attn", "attn2", "m", cross_attention),
             self._mlp(mlp),
         ]
-        sites = (own, *(site for layer in layers for site in layer.sites), end)
+        sites = (entry, *(site for layer in layers for site in layer.sites), end)
         points = [
-            point(f"{self.home}.hook_resid_pre", "b n d", own, argument("hidden_states", 0)),
+            point(f"{self.home}.hook_resid_pre", "b n d", entry, argument("hidden_states", 0)),
             *(self._modulation(name) for name in MODULATIONS),
             *(point for layer in layers for point in layer.points),
             point(f"{self.home}.hook_resid_post", "b n d", end),
@@ -77,17 +78,17 @@ class Block:
         return Spelled(sites, in_order(points, sites), [law for layer in layers for law in layer.laws])
 
     def value(self, inputs: tuple, name: str) -> Float[Tensor, "b d"]:
-        """A shift, scale or gate."""
+        """The shift, scale or gate of a name."""
         index = MODULATIONS.index(name)
-        return self.module.scale_shift_table[index] + self.told.get(inputs).chunk(6, -1)[index]
+        return self.module.scale_shift_table[index] + self.embedding.get(inputs).chunk(6, -1)[index]
 
     def _modulation(self, name: str) -> HookPoint:
-        """The same as a hook point; written into what the block is told of time."""
+        """The hook point of a shift, scale or gate; an edit changes the block's time embedding."""
 
         def write(new: Tensor, old: Tensor, inputs: tuple) -> tuple:
-            told = self.told.get(inputs).clone()
-            told.chunk(6, -1)[MODULATIONS.index(name)].add_(new - old)
-            return self.told.put(told, inputs)
+            embedding = self.embedding.get(inputs).clone()
+            embedding.chunk(6, -1)[MODULATIONS.index(name)].add_(new - old)
+            return self.embedding.put(embedding, inputs)
 
         def read(inputs: tuple) -> Tensor:
             return self.value(inputs, name)

@@ -1,20 +1,20 @@
-"""SkyReels-V2, text- and image-to-video and diffusion forcing: how `SkyReelsV2Transformer3DModel` spells it.
+"""SkyReels-V2, text- and image-to-video and diffusion forcing: the hook points of `SkyReelsV2Transformer3DModel`.
 
-It is built like Wan, whose blocks, conditioning and conventions these are. Under diffusion forcing every latent frame
-has a noise level of its own: the model is told a time for each, (b, f). Where it is told of frames per second, `fps`
-is 0 for 16 of them and 1 for 24. With `num_frame_per_block` in its config, attention is causal from one block of frames
-to the next: what is masked has pattern 0.
+It is built like Wan and shares its blocks, conditioning and conventions. Under diffusion forcing every latent frame has
+its own noise level, so the model takes one timestep per frame, (b, f). Models with frames per second as an input take
+`fps` 0 for 16 and 1 for 24. With `num_frame_per_block` in its config, attention is causal over blocks of frames: masked
+entries of the pattern are 0.
 
-- Image-to-video models are fed and told what Wan 2.1's are.
-- Under diffusion forcing a clip may begin with given frames, `first_frame` (one latent frame of an image, or several of
-  a video): they are fed clean in the place of the latent's own and told time 0, as the stock pipelines do where they
-  are not told to add noise to them (`addnoise_condition`) and the frames fill whole causal blocks.
+- Image-to-video models take the same conditioning as Wan 2.1's.
+- Under diffusion forcing the conditioning may hold clean first frames, `first_frame` (one latent frame of an image, or
+  several of a video): they replace those of the noisy latent and get timestep 0, as in the stock pipelines without
+  noise on these frames (`addnoise_condition` 0) and with frames that fill whole causal blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,21 +30,13 @@ from torch import Tensor
 import dit_lens.families.conventions as conventions
 import dit_lens.families.wan as wan
 from dit_lens.families.conventions import for_clips
-from dit_lens.families.given import FIRST, beginning_with
+from dit_lens.families.family import Family
+from dit_lens.families.first_frames import FIRST_FRAME, with_first_frames
 from dit_lens.hook_points import Table
 
-NAME = "skyreels"
-TRANSFORMER = SkyReelsV2Transformer3DModel
 FPS = "fps"
-CONDITIONING: tuple[str, ...] = wan.CONDITIONING
-OPTIONAL: tuple[str, ...] = wan.OPTIONAL
-CALL = wan.CALL
-FAST = 1  # 24 frames a second, as the stock pipelines have it by default
+FAST = 1  # 24 frames per second, the default of the stock pipelines
 
-to_timestep, to_sigma, velocity = conventions.to_timestep, conventions.to_sigma, conventions.velocity
-encode, decode = wan.encode, wan.decode
-encode_prompt, check_pipeline, given_frames = wan.encode_prompt, wan.check_pipeline, wan.given_frames
-input_dtype, grid = wan.input_dtype, wan.grid
 FORCING = (
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
@@ -52,18 +44,17 @@ FORCING = (
 )
 
 
-def of(transformer: SkyReelsV2Transformer3DModel) -> ModuleType:
-    """The family as one transformer has it: they differ in what they are told."""
-    own, (told, optional) = ModuleType(__name__, __doc__), told_of(transformer)
-    vars(own).update(globals(), CONDITIONING=told, OPTIONAL=optional)
-    return own
+def as_in(family: Family, transformer: SkyReelsV2Transformer3DModel) -> Family:
+    """The family with the conditioning of one transformer."""
+    conditioning, optional = conditioning_of(transformer)
+    return replace(family, conditioning=conditioning, optional=optional)
 
 
-def told_of(transformer: SkyReelsV2Transformer3DModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a transformer is told, and what of it is optional."""
-    told, optional = wan.told_of(transformer)
+def conditioning_of(transformer: SkyReelsV2Transformer3DModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of a transformer's conditioning, and those that are optional."""
+    conditioning, optional = wan.conditioning_of(transformer)
     fps = (FPS,) if transformer.config["inject_sample_info"] else ()
-    return (*told, *fps), (*optional, *fps)
+    return (*conditioning, *fps), (*optional, *fps)
 
 
 def example(transformer: SkyReelsV2Transformer3DModel, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -83,46 +74,46 @@ def inputs(
         timestep: one for a clip, or under diffusion forcing one for each of its latent frames.
 
     Raises:
-        ValueError: conditioning is missing; times for tokens; given frames without times for frames; or several clips
-            of other frames per second.
+        ValueError: conditioning is missing; one timestep per token; clean first frames without a timestep per frame;
+            or clips with different frames per second.
     """
-    names, optional = told_of(transformer)
-    told = for_clips(conditioning, names, len(latent), optional)
+    names, optional = conditioning_of(transformer)
+    tensors = for_clips(conditioning, names, len(latent), optional)
     if timestep.ndim == 2 and timestep.shape[1] != latent.shape[2]:
         raise ValueError(
             f"got timesteps of shape {tuple(timestep.shape)} for latents of {latent.shape[2]} frames"
             " · expected one for a clip, or one for each of its latent frames"
         )
-    given = told.get(FIRST)
-    if given is not None:
-        timestep = _clean(given.shape[2], timestep)
-    return wan.fed(transformer, beginning_with(given, latent), told) | {
+    first_frames = tensors.get(FIRST_FRAME)
+    if first_frames is not None:
+        timestep = _with_clean_frames(timestep, first_frames.shape[2])
+    return wan.call_arguments(transformer, with_first_frames(latent, first_frames), tensors) | {
         "timestep": timestep,
         "enable_diffusion_forcing": timestep.ndim == 2,
-        "fps": _speed(told) if FPS in names else None,
+        "fps": _speed(tensors) if FPS in names else None,
     }
 
 
-def _clean(frames: int, timestep: Float[Tensor, "b *f"]) -> Float[Tensor, "b f"]:
-    """Times of latent frames, 0 in so many given ones."""
+def _with_clean_frames(timestep: Float[Tensor, "b *f"], frames: int) -> Float[Tensor, "b f"]:
+    """Timesteps of latent frames, with 0 for the clean first frames."""
     if timestep.ndim < 2:
         raise ValueError(
-            f"got a {FIRST} and one time for a clip · expected one for each latent frame · load the model in a"
+            f"got a {FIRST_FRAME} and one time for a clip · expected one for each latent frame · load the model in a"
             " diffusion-forcing pipeline"
         )
     return torch.cat([torch.zeros_like(timestep[:, :frames]), timestep[:, frames:]], 1)
 
 
-def _speed(told: Mapping[str, Tensor]) -> list[int]:
-    """Frames per second as the model has them, one for all clips: it cannot tell clips of several apart."""
-    speeds = set(told[FPS].flatten().tolist()) if FPS in told else {FAST}
+def _speed(tensors: Mapping[str, Tensor]) -> list[int]:
+    """The model's `fps` argument: one value for all clips, because the model does not support several."""
+    speeds = set(tensors[FPS].flatten().tolist()) if FPS in tensors else {FAST}
     if len(speeds) > 1:
         raise ValueError(f"got fps {sorted(speeds)} in one batch · expected one for all clips · run them one by one")
     return [int(speed) for speed in speeds]
 
 
 def by_frame(pipeline: Any) -> bool:
-    """Whether the pipeline tells a time for every latent frame (diffusion forcing)."""
+    """Whether the pipeline uses one timestep per latent frame (diffusion forcing)."""
     return isinstance(pipeline, FORCING)
 
 
@@ -130,7 +121,7 @@ def by_frame(pipeline: Any) -> bool:
 def encode_image(
     pipeline: Any, image: Any, size: tuple[int, int, int], last: Any = None, image_embeds: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What the image-to-video pipelines tell of a first frame, beside the text.
+    """The first-frame conditioning of the image-to-video pipelines.
 
     Args:
         image, size, last, image_embeds: as for `wan.encode_image`.
@@ -146,9 +137,23 @@ def encode_image(
             " · expected a first frame alone"
         )
     pixels = pipeline.video_processor.preprocess(image, height=size[1], width=size[2])
-    return {FIRST: encode(pipeline.vae, pixels[:, :, None].to(pipeline.vae.device, torch.float32))}
+    return {FIRST_FRAME: conventions.encode(pipeline.vae, pixels[:, :, None].to(pipeline.vae.device, torch.float32))}
 
 
 def hook_table(transformer: SkyReelsV2Transformer3DModel) -> Table:
-    """Every hook point of this transformer; modulation is by clip, or by token under diffusion forcing."""
+    """Every hook point of this transformer; modulation is per clip, or per token under diffusion forcing."""
     return wan.spelled(transformer, rows=1)
+
+
+FAMILY = replace(
+    wan.FAMILY,
+    name="skyreels",
+    transformer=SkyReelsV2Transformer3DModel,
+    time_by_token=False,
+    for_transformer=as_in,
+    example=example,
+    inputs=inputs,
+    hook_table=hook_table,
+    by_frame=by_frame,
+    encode_image=encode_image,
+)

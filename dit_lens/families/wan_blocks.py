@@ -1,12 +1,12 @@
-"""A block of Wan, and of what is built like it (SkyReels-V2): how its modules spell the vocabulary.
+"""Hook points of a block of Wan, and of SkyReels-V2, which is built like it.
 
 The local variables `hidden_states_{0,1,2}` of the block's forward are the stream after self-attention, cross-attention
-and MLP; writing one reaches every later reader. What self-attention and MLP add to the stream is their output times a
-gate from the block's modulation (adaLN), in float32.
+and MLP; an edit of one reaches all later layers. Self-attention and MLP add their output times a gate from the block's
+modulation (adaLN) to the stream, in float32.
 
-Where image tokens are told, cross-attention has a softmax over text and another over them; the two mixes are summed
-before the output projection. `cross_attn.hook_z` is text's, `cross_attn.img.hook_z` the image's, and
-`cross_attn.hook_result` what each head writes of both.
+With image tokens, cross-attention has one softmax over text and another over the image; the two z are summed before the
+output projection. `cross_attn.hook_z` is of text, `cross_attn.img.hook_z` of the image, and
+`cross_attn.hook_result` what each head writes from both.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ ABSENT = {
     "blocks.*.mod.hook_*_cross_attn": "cross-attention is neither modulated nor gated",
     "blocks.*.text.*": "text is read by cross-attention; there is no text stream",
 }
-NO_IMAGE = {"blocks.*.cross_attn.img.*": "no image is told: text alone"}
+NO_IMAGE = {"blocks.*.cross_attn.img.*": "conditioned on text alone, no image"}
 
 
 def absent(transformer: Any) -> dict[str, str]:
-    """Why a name of the vocabulary is absent in such a transformer."""
+    """The reasons why some hook point names are absent in a transformer, by glob."""
     return ABSENT if transformer.config["added_kv_proj_dim"] else ABSENT | NO_IMAGE
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block.
+    """The modules and names of one block.
 
     Attributes:
-        path: of its module.
+        path: the module path.
         module: the module.
-        rows: the axis of what it is told of time along which the six modulations lie.
+        rows: the axis of the block's time embedding along which the six modulations lie.
     """
 
     path: str
@@ -66,15 +66,15 @@ class Block:
 
     @property
     def inputs(self) -> Site:
-        """What the block is called with."""
+        """The site of the block's inputs."""
         return Site(self.path, "inputs")
 
     @property
     def attentions(self) -> dict[str, Attention]:
         """Self-attention and cross-attention."""
-        own, cross = self.module.attn1, self.module.attn2
+        self_attention, cross = self.module.attn1, self.module.attn2
         return {
-            "attn": Attention(f"{self.path}.attn", f"{self.path}.attn1", own, own.heads),
+            "attn": Attention(f"{self.path}.attn", f"{self.path}.attn1", self_attention, self_attention.heads),
             "cross": Attention(f"{self.path}.cross_attn", f"{self.path}.attn2", cross, cross.heads, keys="m"),
         }
 
@@ -138,7 +138,7 @@ class Block:
         ]
 
     def laws(self, sites: Mapping[str, Site]) -> list[HookPoint]:
-        """What must hold inside the block's attentions."""
+        """The laws of the block's attentions."""
         stated: list[HookPoint] = []
         for short, attention in self.attentions.items():
             ends = sites[f"{short}_z"], sites[f"{short}_out"]
@@ -191,27 +191,27 @@ class Block:
         ]
 
     def _image_pattern(self, sites: Mapping[str, Site]) -> HookPoint:
-        told = tuple(sites[f"cross_{short}"] for short in ("processor", "q", "img_v", "img_k", "img_z"))
-        return mixing(f"{self.path}.cross_attn.img.hook_pattern", "b k n m", told, self._image_operands)
+        named = tuple(sites[f"cross_{short}"] for short in ("processor", "q", "img_v", "img_k", "img_z"))
+        return mixing(f"{self.path}.cross_attn.img.hook_pattern", "b k n m", named, self._image_operands)
 
     def _image_operands(self, processor: Any, q: Tensor, v: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         split = split_heads(self.module.attn2.heads)
         return split.get(q), split.get(k), split.get(v), None
 
     def _modulation_point(self, name: str) -> HookPoint:
-        """A shift, scale or gate, (b, d) or (b, n, d); written into what the block is told of time."""
+        """The hook point of a shift, scale or gate, (b, d) or (b, n, d); an edit changes the block's time embedding."""
 
         def write(new: Tensor, old: Tensor, values: tuple) -> tuple:
-            told = MODULATION.get(values).clone()
-            told.select(self.rows, MODULATIONS.index(name)).add_(new - old)
-            return MODULATION.put(told, values)
+            embedding = MODULATION.get(values).clone()
+            embedding.select(self.rows, MODULATIONS.index(name)).add_(new - old)
+            return MODULATION.put(embedding, values)
 
         def read(values: tuple) -> Tensor:
             return self._modulation(MODULATION.get(values), name)
 
         return HookPoint(f"{self.path}.mod.hook_{name}", "b d", (self.inputs,), read, write)
 
-    def _modulation(self, told: Tensor, name: str) -> Float[Tensor, "b *n d"]:
-        """A modulation of the block in float32: its own and what it is told of time, by clip or by token."""
+    def _modulation(self, embedding: Tensor, name: str) -> Float[Tensor, "b *n d"]:
+        """A modulation in float32: a row of the block's table plus its part of the time embedding."""
         index = MODULATIONS.index(name)
-        return self.module.scale_shift_table[:, index] + told.select(self.rows, index).float()
+        return self.module.scale_shift_table[:, index] + embedding.select(self.rows, index).float()

@@ -8,8 +8,11 @@ impossible clips.
 
 from __future__ import annotations
 
+import sys
+
 import xarray as xr
 
+from dit_lens.fidelity.costs import LEAST_CLIPS, Cost, cost
 from dit_lens.fidelity.images import (
     CEILING,
     COMPARISONS,
@@ -20,7 +23,7 @@ from dit_lens.fidelity.images import (
     ssim_of,
     white_noise,
 )
-from dit_lens.fidelity.labels import label_scores, predictors
+from dit_lens.fidelity.labels import predictors
 from dit_lens.fidelity.noise import noise_statistics
 from dit_lens.fidelity.paths import (
     NOTHING_BUT_LATENTS,
@@ -33,8 +36,8 @@ from dit_lens.fidelity.paths import (
 )
 from dit_lens.fidelity.prompts import perturbed, prompt_sensitivity
 from dit_lens.fidelity.solvers import SOLVERS, Truth, precision_drift, solver_cell
-from dit_lens.inversion import Input, Inversion
-from dit_lens.trajectory import Trajectory
+from dit_lens.inversion import Input, Lens
+from dit_lens.trajectory import Trajectory, checked
 
 __all__ = [
     "CEILING",
@@ -44,11 +47,12 @@ __all__ = [
     "STARTS",
     "TO_CEILING",
     "TO_SOURCE",
+    "Cost",
     "Truth",
     "Watch",
     "convergence",
+    "cost",
     "known_noise",
-    "label_scores",
     "noise_statistics",
     "perturbed",
     "precision_drift",
@@ -70,19 +74,21 @@ EXTREME = 3.0  # standard deviations
 
 
 def report(
-    lens: Inversion,
+    lens: Lens,
     trajectory: Trajectory,
     clips: Input | None = None,
     watch: Watch = NOTHING_BUT_LATENTS,
     seed: int = 0,
+    progress: bool = False,
 ) -> xr.Dataset:
-    """What there is to say of the fidelity of an inversion; costs about seven times the inversion itself.
+    """What there is to say of the fidelity of an inversion; costs about seven times the inversion itself (see `cost`).
 
     Args:
         trajectory: an inversion that reached the last step.
         clips: what was inverted, for comparisons with the source; without them only with the autoencoder's.
         watch: what is compared of the model in the known-noise test.
         seed: of the known noise.
+        progress: says what it costs before it begins, and shows bars.
 
     Returns:
         `round_trip`, `convergence` (step, clip); `psnr`, `ssim` (comparison, clip); `noise` (statistic, clip, channel)
@@ -92,15 +98,17 @@ def report(
     Raises:
         ValueError: no inversion, or one that stopped before the last step.
     """
-    if trajectory.direction != "invert" or trajectory.record is None or trajectory.solver is None:
+    if checked(trajectory).direction != "invert" or trajectory.record is None or trajectory.solver is None:
         raise ValueError(f"got a path by {trajectory.direction} · expected an inversion · lens.invert makes one")
-    there_and_back, back = round_trip(lens, trajectory)
+    if progress:
+        print(f"fidelity: {cost(lens, trajectory, watch)}", file=sys.stderr)
+    there_and_back, back = round_trip(lens, trajectory, progress)
     recovered = noise_statistics(trajectory.latents[-1])
-    start = white_noise(max(2, len(trajectory)), trajectory.latents[0], seed)
-    known = known_noise(lens, start, trajectory.schedule, trajectory.solver, watch, trajectory.told)
+    start = white_noise(max(LEAST_CLIPS, len(trajectory)), trajectory.latents[0], seed)
+    known = known_noise(lens, start, trajectory.schedule, trajectory.solver, watch, trajectory.conditions, progress)
     parts = xr.merge(
         [
-            xr.Dataset({"round_trip": there_and_back, "convergence": convergence(lens, trajectory)}),
+            xr.Dataset({"round_trip": there_and_back, "convergence": convergence(lens, trajectory, progress)}),
             reconstruction(lens, trajectory, back, clips),
             recovered.rename(value="noise", expected="noise_expected", spread="noise_spread"),
             known.rename(error="known_error", between="known_between", clip="known_clip"),

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dit_lens.inversion import Input, Inversion, frames_of
+from dit_lens.inversion import Input, Lens, decode, frames_of
 from dit_lens.trajectory import Trajectory
 from dit_lens.video import psnr, to_tensor
 
@@ -58,14 +58,14 @@ def white_noise(clips: int, like: Float[Tensor, "_ c f h w"], seed: int) -> Floa
     return torch.randn((clips, *like.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(like)
 
 
-def reconstruction(lens: Inversion, trajectory: Trajectory, back: Trajectory, clips: Input | None) -> xr.Dataset:
+def reconstruction(lens: Lens, trajectory: Trajectory, back: Trajectory, clips: Input | None) -> xr.Dataset:
     """PSNR in dB and SSIM (comparison, clip) of the clip after the round trip, beside the autoencoder alone (ceiling).
 
     Args:
         back: the way back.
         clips: the source, where there is one in pixels.
     """
-    ceiling, again = (lens.decode(path).cpu() for path in (trajectory, back))
+    ceiling, again = (decode(lens, path).cpu() for path in (trajectory, back))
     pairs: dict[str, tuple[Tensor, Tensor]] = {TO_CEILING: (again, ceiling.clamp(-1, 1))}
     if clips is not None and not isinstance(clips, Tensor):
         source = to_tensor(frames_of(clips))
@@ -74,9 +74,9 @@ def reconstruction(lens: Inversion, trajectory: Trajectory, back: Trajectory, cl
                 f"got clips of shape {tuple(source.shape)} · expected {tuple(ceiling.shape)}, those that were inverted"
             )
         pairs |= {CEILING: (ceiling, source), TO_SOURCE: (again, source)}
-    told = [name for name in COMPARISONS if name in pairs]
+    known = [name for name in COMPARISONS if name in pairs]
     values = {
-        name: (("comparison", "clip"), torch.stack([measure(*pairs[pair]) for pair in told]).numpy())
+        name: (("comparison", "clip"), torch.stack([measure(*pairs[pair]) for pair in known]).numpy())
         for name, measure in (("psnr", psnr_of), ("ssim", ssim_of))
     }
-    return xr.Dataset(values, coords={"comparison": told, "clip": list(trajectory.clip_ids)})
+    return xr.Dataset(values, coords={"comparison": known, "clip": list(trajectory.clip_ids)})

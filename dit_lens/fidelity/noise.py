@@ -23,7 +23,7 @@ def noise_statistics(noise: Float[Tensor, "b c f h w"]) -> xr.Dataset:
     flat = noise.double().flatten(2)
     mean, std = flat.mean(2), flat.std(2)
     kurtosis = (flat - mean[..., None]).pow(4).mean(2) / flat.var(2, correction=0).square() - 3
-    told = {
+    statistics = {
         "mean": (mean, 0.0, n**-0.5),
         "std": (std, 1 - 1 / (4 * n), (2 * n) ** -0.5),
         "kurtosis": (kurtosis, -6 / (n + 1), (24 / n) ** 0.5),
@@ -32,15 +32,15 @@ def noise_statistics(noise: Float[Tensor, "b c f h w"]) -> xr.Dataset:
         size = noise.shape[axis]
         if size > 1:
             pairs = n - n // size
-            told[f"lag-1, {name}"] = (_autocorrelation(noise.double(), axis), -1 / n, pairs**-0.5)
-    values, expected, spread = zip(*told.values(), strict=True)
+            statistics[f"lag-1, {name}"] = (_autocorrelation(noise.double(), axis), -1 / n, pairs**-0.5)
+    values, expected, spread = zip(*statistics.values(), strict=True)
     return xr.Dataset(
         {
             "value": (("statistic", "clip", "channel"), torch.stack(values).cpu().numpy()),
             "expected": ("statistic", np.array(expected)),
             "spread": ("statistic", np.array(spread)),
         },
-        coords={"statistic": list(told)},
+        coords={"statistic": list(statistics)},
     )
 
 

@@ -2,7 +2,7 @@
 
 A round trip alone can be exact whatever the path (implicit Euler undoes Euler by construction). In the known-noise
 test the path is known: the sampler walks from chosen noise to a clip, and the inversion of that clip, or of its decoded
-and encoded video, must walk the same path back, in latents and in what the model makes of them.
+and encoded video, must follow the same path back, in latents and in what the model makes of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
-from dit_lens.conditioning import Told
+from dit_lens.conditioning import Conditions
 from dit_lens.flow import Solver
-from dit_lens.inversion import Inversion, Steps
+from dit_lens.inversion import Lens, Steps, decode, encode, evaluation, invert, sample
 from dit_lens.probing import Probe
 from dit_lens.running import Request
 from dit_lens.trajectory import Trajectory
@@ -50,19 +51,21 @@ def relative_error(path: Float[Tensor, "... b c f h w"], true: Float[Tensor, "..
     return (path - true).flatten(-4).norm(dim=-1) / true.flatten(-4).norm(dim=-1)
 
 
-def round_trip(lens: Inversion, trajectory: Trajectory) -> tuple[xr.DataArray, Trajectory]:
+def round_trip(lens: Lens, trajectory: Trajectory, progress: bool = False) -> tuple[xr.DataArray, Trajectory]:
     """The relative error (step, clip) of the sampler's path back from a trajectory's noise, and that path."""
-    back = lens.sample(trajectory)
+    back = sample(lens, trajectory, progress=progress and "and back")
     return _by_step(relative_error(back.latents, trajectory.latents), trajectory), back
 
 
-def convergence(lens: Inversion, trajectory: Trajectory) -> xr.DataArray:
+def convergence(lens: Lens, trajectory: Trajectory, progress: bool = False) -> xr.DataArray:
     """The relative distance (step, clip) of an inversion from one with every step halved: what the grid decides."""
     assert trajectory.solver is not None
-    fine = lens.invert(
+    fine = invert(
+        lens,
         trajectory.latent(0),
         trajectory.schedule.refined(),
         trajectory.solver,
+        progress=progress and "half the step",
         prompt=trajectory.conditioning,
         guidance=trajectory.guidance,
     )
@@ -70,20 +73,22 @@ def convergence(lens: Inversion, trajectory: Trajectory) -> xr.DataArray:
 
 
 def known_noise(
-    lens: Inversion,
+    lens: Lens,
     noise: Float[Tensor, "b c f h w"],
     steps: Steps,
     solver: str | Solver = "heun",
     watch: Watch = NOTHING_BUT_LATENTS,
-    told: Told | None = None,
+    conditions: Conditions | None = None,
+    progress: bool = False,
 ) -> xr.Dataset:
     """How far inversion strays from the sampler's own path, beside how far two clips' paths are apart.
 
     Args:
         noise: of at least two clips.
-        steps: see `Inversion.invert`.
+        steps: see `inversion.invert`.
         solver: the inversion's; the path is that of the sampler it inverts.
-        told: prompt and guidance, of one clip or as many; the lens's own conditioning unless given.
+        conditions: prompt and guidance, of one clip or as many; the lens's own conditioning unless given.
+        progress: bars, one for each path.
 
     Returns:
         `error` (start, measure, step, clip) from `STARTS`, and `between` (measure, step, clip): the same measure from
@@ -95,40 +100,44 @@ def known_noise(
     """
     if len(noise) < 2:
         raise ValueError(f"got noise for {len(noise)} clip · expected two or more, to compare errors with")
-    solver, told = Solver.of(solver), told or Told(lens.conditioning)
-    prompt: Any = {"prompt": told.conditioning, "guidance": told.guidance}
-    true = lens.sample(noise, solver.sampler, steps, **prompt)
-    decoded = to_frames(lens.decode(true))
-    starts = (true.latent(0), lens.encode(decoded.copy()))
-    paths = [lens.invert(start, true.schedule, solver, **prompt) for start in starts]
+    solver, conditions = Solver.of(solver), conditions or Conditions(lens.conditioning)
+    asked: Any = {
+        "prompt": conditions.conditioning,
+        "guidance": conditions.guidance,
+        "progress": progress and "known noise",
+    }
+    true = sample(lens, noise, solver.sampler, steps, **asked)
+    decoded = to_frames(decode(lens, true))
+    starts = (true.latent(0), encode(lens, decoded.copy()))
+    paths = [invert(lens, start, true.schedule, solver, **asked) for start in starts]
     watched = range(len(true.schedule) + 1) if watch.steps is None else watch.steps
     cells: list[xr.Dataset] = []
-    for step in range(len(true.schedule) + 1):
-        seen = [states(lens, path, step, watch if step in watched else None) for path in (true, *paths)]
-        own, *others = seen
-        neighbours = {name: value.roll(1, 0) for name, value in own.items()}
-        errors = xr.concat([_distances(other, own) for other in others], xr.Variable("start", list(STARTS)))
-        cells.append(xr.Dataset({"error": errors, "between": _distances(neighbours, own)}))
-    steps_told = {"step": range(len(cells)), "sigma": ("step", list(true.schedule.sigmas))}
+    for step in tqdm(range(len(true.schedule) + 1), desc="activations along both paths", disable=not progress):
+        values = [states(lens, path, step, watch if step in watched else None) for path in (true, *paths)]
+        reference, *inverted = values
+        neighbours = {name: value.roll(1, 0) for name, value in reference.items()}
+        errors = xr.concat([_distances(path, reference) for path in inverted], xr.Variable("start", list(STARTS)))
+        cells.append(xr.Dataset({"error": errors, "between": _distances(neighbours, reference)}))
+    coords = {"step": range(len(cells)), "sigma": ("step", list(true.schedule.sigmas))}
     measures = max((cell.measure.values for cell in cells), key=len)
     joined: Any = xr.concat([cell.reindex(measure=measures) for cell in cells], "step")
-    return joined.assign_coords(steps_told)
+    return joined.assign_coords(coords)
 
 
 @torch.no_grad()
-def states(lens: Inversion, trajectory: Trajectory, step: int, watch: Watch | None) -> Mapping[str, Tensor]:
-    """The latent at a step and, where the model is watched, what it makes of it, by the name of the measure."""
-    found = {"latent": trajectory.latent(step)}
+def states(lens: Lens, trajectory: Trajectory, step: int, watch: Watch | None) -> Mapping[str, Tensor]:
+    """The latent at a step and, where the model is watched, its activations there, by the name of the measure."""
+    values = {"latent": trajectory.latent(step)}
     if watch is None:
-        return found
-    blocks, probe = lens.model.table.blocks, watch.probe
-    streams = {f"resid_post {index}": f"{block}.hook_resid_post" for index, block in enumerate(blocks)}
-    patterns = {f"pattern {b}.{head}": (f"{blocks[b]}.attn.hook_pattern", head) for b, head in watch.heads}
+        return values
+    depth, probe = len(lens.model.table.blocks), watch.probe
+    streams = {f"resid_post {block}": f"blocks.{block}.hook_resid_post" for block in range(depth)}
+    patterns = {f"pattern {block}.{head}": (f"blocks.{block}.attn.hook_pattern", head) for block, head in watch.heads}
     points = {*streams.values(), *(point for point, _ in patterns.values()), *((probe.reads.point,) if probe else ())}
-    _, kept = lens.model.run(lens.evaluation(trajectory, step), Request(sorted(points)))
-    found |= {name: kept[point] for name, point in streams.items()}
-    found |= {name: kept[point][:, head] for name, (point, head) in patterns.items()}
-    return found if probe is None else found | {"logit": probe.of_activation(kept[probe.reads.point])}
+    _, kept = lens.model.run(evaluation(lens, trajectory, step), Request(sorted(points)))
+    values |= {name: kept[point] for name, point in streams.items()}
+    values |= {name: kept[point][:, head] for name, (point, head) in patterns.items()}
+    return values if probe is None else values | {"logit": probe.of_activation(kept[probe.reads.point])}
 
 
 def _distances(states: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> xr.DataArray:

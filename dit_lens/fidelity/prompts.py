@@ -9,11 +9,11 @@ import xarray as xr
 
 from dit_lens.conditioning import Conditioning
 from dit_lens.fidelity.paths import relative_error, round_trip
-from dit_lens.inversion import Inversion
+from dit_lens.inversion import Lens, invert, sample
 from dit_lens.trajectory import Trajectory
 
 
-def prompt_sensitivity(lens: Inversion, path: Trajectory, prompts: Mapping[str, Conditioning]) -> xr.Dataset:
+def prompt_sensitivity(lens: Lens, path: Trajectory, prompts: Mapping[str, Conditioning]) -> xr.Dataset:
     """Of an inversion done again under other prompts.
 
     Args:
@@ -27,12 +27,12 @@ def prompt_sensitivity(lens: Inversion, path: Trajectory, prompts: Mapping[str, 
     """
     assert path.solver is not None
     rows: list[xr.Dataset] = []
-    for told in prompts.values():
-        other = lens.invert(path.latent(0), path.schedule, path.solver, prompt=told, guidance=path.guidance)
-        crossed = lens.sample(path, prompt=told).latents[0]
+    for conditioning in prompts.values():
+        inverted = invert(lens, path.latent(0), path.schedule, path.solver, prompt=conditioning, guidance=path.guidance)
+        crossed = sample(lens, path, prompt=conditioning).latents[0]
         values = {
-            "prompt_noise": relative_error(other.latents[-1], path.latents[-1]).cpu().numpy(),
-            "prompt_round_trip": round_trip(lens, other)[0].mean("step").values,
+            "prompt_noise": relative_error(inverted.latents[-1], path.latents[-1]).cpu().numpy(),
+            "prompt_round_trip": round_trip(lens, inverted)[0].mean("step").values,
             "prompt_crossed": relative_error(crossed, path.latents[0]).cpu().numpy(),
         }
         rows.append(xr.Dataset({name: ("clip", value) for name, value in values.items()}))
@@ -40,11 +40,11 @@ def prompt_sensitivity(lens: Inversion, path: Trajectory, prompts: Mapping[str, 
     return joined.assign_coords(clip=list(path.clip_ids))
 
 
-def perturbed(told: Conditioning, size: float, seed: int = 0) -> Conditioning:
+def perturbed(conditioning: Conditioning, size: float, seed: int = 0) -> Conditioning:
     """The embedding of a prompt moved at random by a part of its norm: for models that know but one prompt.
 
     Args:
-        size: |moved - told| / |told| of each tensor of floats; 1 is as far as another embedding of its norm.
+        size: |moved - original| / |original| of each tensor of floats; 1 is as far as another embedding of its norm.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -54,4 +54,6 @@ def perturbed(told: Conditioning, size: float, seed: int = 0) -> Conditioning:
         noise = torch.randn(x.shape, generator=generator).to(x)
         return x + size * x.norm() / noise.norm() * noise
 
-    return Conditioning({name: moved(x) for name, x in told.tensors.items()}, f"{told.prompt} (moved by {size:g})")
+    return Conditioning(
+        {name: moved(x) for name, x in conditioning.tensors.items()}, f"{conditioning.prompt} (moved by {size:g})"
+    )

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dit_lens.clips import Clip
+from dit_lens.conditioning import Conditions
 from dit_lens.fidelity.images import reconstruction
 from dit_lens.fidelity.paths import STARTS, known_noise, relative_error, round_trip
 from dit_lens.flow import Solver
-from dit_lens.inversion import Inversion, Steps
+from dit_lens.inversion import Lens, Steps, invert
 from dit_lens.trajectory import Trajectory
 
 SOLVERS = {
@@ -32,20 +33,22 @@ class Truth:
 
     Attributes:
         exact: the noise of the clips by a fine solution of the ODE.
-        known: noise of as many clips for the sampler to start from.
+        known: noise of two or more clips for the sampler to start from.
+        conditions: prompt and guidance of all paths; the lens's own conditioning unless given.
     """
 
     exact: Float[Tensor, "b c f h w"]
-    known: Float[Tensor, "b c f h w"]
+    known: Float[Tensor, "n c f h w"]
+    conditions: Conditions | None = None
 
 
 def solver_cell(
-    lens: Inversion,
+    lens: Lens,
     clips: list[Clip],
     truth: Truth,
     solver: Solver,
     steps: Steps,
-    half: Inversion | None = None,
+    half: Lens | None = None,
 ) -> xr.Dataset:
     """Costs and errors of one solver on one schedule, means over clips.
 
@@ -58,12 +61,13 @@ def solver_cell(
         and, of `half`, `drift`.
     """
     began = time.perf_counter()
-    path = lens.invert(clips, steps, solver)
+    conditions = truth.conditions or Conditions(lens.conditioning)
+    path = invert(lens, clips, steps, solver, prompt=conditions.conditioning, guidance=conditions.guidance)
     seconds = (time.perf_counter() - began) / len(clips)
     error, back = round_trip(lens, path)
-    known = known_noise(lens, truth.known, steps, solver)
+    known = known_noise(lens, truth.known, steps, solver, conditions=conditions)
     assert path.record is not None
-    told = {
+    costs = {
         "evaluations": float(path.record.evaluations.sum("step").mean()),
         "seconds": seconds,
         "error": float(error.mean()),
@@ -74,10 +78,10 @@ def solver_cell(
         "known": ("from", known.error.sel(measure="latent").isel(step=-1).mean("clip").values),
     }
     drift = {} if half is None else {"drift": float(precision_drift(half, path).mean())}
-    return xr.Dataset(told | drift, coords={"from": list(STARTS)})
+    return xr.Dataset(costs | drift, coords={"from": list(STARTS)})
 
 
-def precision_drift(half: Inversion, path: Trajectory) -> Float[Tensor, " b"]:
+def precision_drift(half: Lens, path: Trajectory) -> Float[Tensor, " b"]:
     """How far from a trajectory's noise the same inversion ends in another precision of the model, relatively.
 
     Latents are float32 in both; the model is what is rounded.
@@ -86,7 +90,7 @@ def precision_drift(half: Inversion, path: Trajectory) -> Float[Tensor, " b"]:
         half: the same model, loaded in that precision.
     """
     assert path.solver is not None
-    again = half.invert(
-        path.latent(0), path.schedule, path.solver, prompt=path.conditioning, guidance=path.guidance
+    again = invert(
+        half, path.latent(0), path.schedule, path.solver, prompt=path.conditioning, guidance=path.guidance
     ).latents[-1]
     return relative_error(again, path.latents[-1].to(again))

@@ -1,142 +1,143 @@
-"""Prompts: encoded once, kept on disk, told with guidance; the text encoder may then go."""
+"""Prompts as conditioning: encoded once and cached on disk, so that text encoders are loaded for that alone."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
-import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
 
-from dit_lens.conditioning import EMPTY, Conditioning, Guidance, Told
-from dit_lens.inversion.loaded import Loaded
+from dit_lens.arguments import number
+from dit_lens.conditioning import EMPTY, Conditioning, Conditions, Guidance
+from dit_lens.families.family import Family
+from dit_lens.models.digests import CACHE, cache_folder, is_kept, warn_unwritable
+from dit_lens.models.parts import Parts
+from dit_lens.models.text_keys import prompt_file
 
-CACHE = "DIT_LENS_CACHE"  # the environment variable that names the folder
-SAMPLED = 16  # values of a tensor of weights that tell it from another
+__all__ = ["CACHE", "Prompt", "Prompts", "cache_folder"]
+Prompt = str | Sequence[str] | Conditioning
 
 
-class Prompted(Loaded):
-    """The part of `DiTLens` that tells a model of prompts."""
+class Prompts:
+    """The prompts of one model.
 
-    _text_key: str | None = None  # of a text encoder that was dropped
+    Args:
+        parts: the pipeline, with its text encoders or where to load them from.
+        family: how its prompts are encoded.
+        name: how errors call the model.
 
-    def encode_prompt(self, prompt: str) -> Conditioning:
-        """What the model is told of a prompt, made by the text encoder once and kept in `cache_folder` from then on.
+    Attributes:
+        conditioning: that of the lens; None before the lens has any.
+    """
 
-        A lens without text encoder knows the prompt of its own conditioning only.
+    def __init__(self, parts: Parts, family: Family, name: str):
+        self.parts, self.family, self.name = parts, family, name
+        self.conditioning: Conditioning | None = None
+
+    def encode(self, prompt: str) -> Conditioning:
+        """The conditioning of a prompt, encoded once and cached on disk (see `cache_folder`).
+
+        A lens that was loaded by name loads its text encoder for a prompt that is not in the cache, and drops it
+        again. A lens without text encoder knows the prompt of its own conditioning only.
 
         Raises:
-            ValueError: the pipeline has no text encoder, or it was dropped before this prompt was ever encoded.
+            ValueError: the pipeline has no text encoder, or it was dropped or left out before this prompt was ever
+                encoded.
         """
-        key = self._text_key or text_key(self.pipeline, self.family.NAME)
-        if key is None:
-            alone = prompt == self.conditioning.prompt
-            return self.conditioning if alone else self.family.encode_prompt(self.pipeline, prompt)
-        return self._encoded(key, prompt)
+        key, default = self.parts.text_key(self.family.name), self.conditioning
+        if key is not None:
+            return self._cached(key, prompt)
+        if default is not None and prompt == default.prompt and not self.can_encode:
+            return default
+        with self.parts.text_encoders() as pipeline:
+            return self.family.encode_prompt(pipeline, prompt)
 
-    def _empty_prompt(self) -> Conditioning:
-        """What the model is told where nothing is said, before a lens has a conditioning of its own."""
-        key = text_key(self.pipeline, self.family.NAME)
-        return self.family.encode_prompt(self.pipeline, EMPTY) if key is None else self._encoded(key, EMPTY)
+    @property
+    def can_encode(self) -> bool:
+        """Whether a new prompt can be encoded: the text encoder is there, or can be loaded."""
+        return self.parts.can_encode_prompts
 
-    def _encoded(self, key: str, prompt: str) -> Conditioning:
-        """A prompt from the disk, or encoded and put there."""
-        path = cache_folder() / "prompts" / f"{_digest(key, prompt)}.safetensors"
-        if path.is_file():
+    def _cached(self, key: str, prompt: str) -> Conditioning:
+        """A prompt from the disk, or encoded and written there."""
+        path, default = prompt_file(key, prompt), self.conditioning
+        if is_kept(path):
             return Conditioning.open(path)
-        if self._text_key:
+        if not self.can_encode:
+            if default is not None and default.prompt == prompt and self.parts.source is not None:
+                return default
             raise ValueError(
-                f"got prompt {prompt!r} after the text encoder was dropped, and none like it in {path.parent}"
-                " · expected one that was encoded before · load the model anew, or encode_prompt before dropping"
+                f"got prompt {prompt!r} after the text encoder was dropped or left out, and none like it in"
+                f" {path.parent} · expected one that was encoded before · load the model again with its text encoder,"
+                " or give a Conditioning"
             )
-        made = self.family.encode_prompt(self.pipeline, prompt)
-        made.save(path)
-        return made
+        with self.parts.text_encoders() as pipeline:
+            conditioning = self.family.encode_prompt(pipeline, prompt)
+        try:
+            conditioning.save(path)
+        except (OSError, SafetensorError) as error:
+            warn_unwritable(error)
+        return conditioning
+
+    def encode_several(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of several clips, one prompt for each.
+
+        Raises:
+            ValueError: no prompts, or of several lengths, which make no batch.
+        """
+        parts = [self.encode(prompt) for prompt in prompts]
+        shapes = {str([tuple(tensor.shape[1:]) for tensor in part.tensors.values()]) for part in parts}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"got {len(prompts)} prompts of {len(shapes)} shapes · expected one for each clip, encoded to the same"
+                " length · invert clips of other prompts by themselves"
+            )
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        return Conditioning(tensors, " | ".join(prompts))
 
     def drop_text_encoder(self) -> tuple[str, ...]:
-        """Frees the text encoders' memory and names them; prompts in the cache can still be told.
+        """Frees the text encoders' memory and names them; prompts in the cache are still known.
 
-        The pipeline itself can no longer be called with a prompt; `generate` with a `Conditioning` it can.
+        A lens that was loaded by name loads them again for a new prompt. The pipeline itself can no longer be called
+        with a prompt; `generate` can.
 
         Raises:
             ValueError: there is none.
         """
-        self._text_key = self._text_key or text_key(self.pipeline, self.family.NAME)
-        present = tuple(name for name in text_parts(self.pipeline) if name.startswith("text_encoder"))
-        if not present:
+        present = self.parts.drop_text_encoders(self.family.name)
+        if not present and not self.can_encode:
             raise ValueError(f"got {self.name} without a text encoder · expected one to drop")
-        for name in present:
-            setattr(self.pipeline, name, None)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         return present
 
-    def _tell(self, prompt: str | Conditioning | None, guidance: float | Guidance | None, otherwise: Told) -> Told:
-        """What is told of a prompt under guidance, each as it was otherwise where it is None.
+    def conditions(self, prompt: Prompt | None, guidance: float | Guidance | None, default: Conditions) -> Conditions:
+        """The conditioning of a prompt under guidance; what is None is as in the default.
 
         Raises:
-            ValueError: guidance below 1, or away from what the model is told itself.
+            ValueError: guidance below 1, or away from the very prompt.
+            TypeError: a prompt of another type.
         """
-        told = otherwise.conditioning if prompt is None else prompt
-        if isinstance(told, str):  # what is told of an image stays
-            told = Conditioning({**otherwise.conditioning.tensors, **self.encode_prompt(told).tensors}, told)
-        guidance = otherwise.guidance if guidance is None else guidance
+        conditioning = default.conditioning if prompt is None else prompt
+        if not isinstance(conditioning, Conditioning):
+            conditioning = self._encoded(conditioning)  # what a first frame is conditioned on stays
+            tensors = {**default.conditioning.tensors, **conditioning.tensors}
+            conditioning = Conditioning(tensors, conditioning.prompt)
+        guidance = default.guidance if guidance is None else guidance
+        if guidance is not None and not isinstance(guidance, Guidance):
+            guidance = number(guidance, "guidance")
         if guidance is None or getattr(guidance, "scale", guidance) == 1:
-            return Told(told)
-        given = guidance if isinstance(guidance, Guidance) else Guidance(guidance, self.encode_prompt(EMPTY))
-        both = Told(told, given)
+            return Conditions(conditioning)
+        if not isinstance(guidance, Guidance):
+            guidance = Guidance(guidance, self.encode(EMPTY))
+        both = Conditions(conditioning, guidance)
         if both.branch("cond").hash == both.branch("uncond").hash:
             raise ValueError(
-                f"got guidance {given.scale:g} away from what the model is told itself ({told.prompt!r}) · expected two"
+                f"got guidance {guidance.scale:g} away from the prompt itself ({conditioning.prompt!r}) · expected two"
                 " prompts · prompt=, or Guidance(scale, negative)"
             )
         return both
 
-
-def cache_folder() -> Path:
-    """Where what is slow to make is kept: the folder that DIT_LENS_CACHE names, or ~/.cache/dit_lens."""
-    named = os.environ.get(CACHE)
-    return Path(named) if named else Path.home() / ".cache" / "dit_lens"
-
-
-def text_parts(pipeline: Any) -> dict[str, Any]:
-    """The parts of a pipeline that make what is told of a prompt."""
-    kinds = ("text_encoder", "tokenizer", "connectors")
-    return {name: part for name, part in pipeline.components.items() if part is not None and name.startswith(kinds)}
-
-
-def text_key(pipeline: Any, family: str) -> str | None:
-    """Tells pipelines apart that encode prompts otherwise: by id, configs and weights; None without text encoder."""
-    parts = text_parts(pipeline)
-    if not any(name.startswith("text_encoder") for name in parts):
-        return None
-    told = {name: [type(part).__name__, _config(part), weights_digest(part)] for name, part in parts.items()}
-    return _digest(type(pipeline).__name__, family, str(pipeline.config.get("_name_or_path")), json.dumps(told))
-
-
-def weights_digest(part: Any) -> str:
-    """Tells weights apart by shape, dtype and some values of each tensor; of an offloaded one nothing can be read."""
-    digest = hashlib.sha256()
-    for name, tensor in part.named_parameters() if isinstance(part, nn.Module) else ():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if not tensor.is_meta:
-            flat = tensor.detach().flatten()
-            digest.update(flat[:: len(flat) // SAMPLED + 1].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _config(part: Any) -> str:
-    """What a part was made with; of tokenizers their special tokens and size."""
-    config = getattr(part, "config", None)
-    if config is None:
-        return f"{getattr(part, 'vocab_size', None)} {getattr(part, 'special_tokens_map', None)}"
-    return str(config.to_json_string() if hasattr(config, "to_json_string") else dict(config))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    def _encoded(self, prompt: object) -> Conditioning:
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        if isinstance(prompt, list | tuple) and all(isinstance(part, str) for part in prompt):
+            return self.encode_several(prompt)
+        raise TypeError(f"got prompt={prompt!r} · expected a string, a list with one for each clip, or a Conditioning")

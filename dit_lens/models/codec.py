@@ -2,8 +2,8 @@
 
 Frame 0 is encoded alone, then groups of four frames (the causal 4k+1 layout of `AutoencoderKLWan`), each as
 non-overlapping square patches projected on their leading principal components. Being linear and blind across
-groups, it mixes nothing over a splice that lies on a latent-frame boundary: what a probe finds in a DiT was not put
-there by the codec.
+groups, it mixes nothing across a splice that lies on a latent-frame boundary: what a probe decodes from a DiT does
+not come from the codec.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class AutoencoderPatchPCA(ModelMixin, ConfigMixin):
 
     Args:
         z_dim: latent channels (principal components kept).
-        scale_factor_spatial: side of a patch in pixels.
-        scale_factor_temporal: frames to a latent frame after the first.
+        scale_factor_spatial: height and width of a patch in pixels.
+        scale_factor_temporal: frames per latent frame after the first.
         latents_mean, latents_std: per-channel statistics; pipelines feed (z - mean) / std to the transformer.
     """
 
@@ -50,7 +50,7 @@ class AutoencoderPatchPCA(ModelMixin, ConfigMixin):
         self.decode_later = nn.Parameter(torch.zeros(later, z_dim), requires_grad=False)
 
     def encode(self, x: Float[Tensor, "b 3 F H W"], return_dict: bool = True):
-        """The latent distribution (b, z, f, h, w) of a video in [-1, 1]; it has no spread.
+        """The latent distribution (b, z, f, h, w) of a video in [-1, 1]; its variance is zero.
 
         Raises:
             ValueError: F is not 1 + a multiple of the temporal factor, or H or W no multiple of the spatial one.
@@ -94,8 +94,8 @@ def fit_patch_pca(
 ) -> AutoencoderPatchPCA:
     """The codec whose latents keep the leading principal components of the videos' patches.
 
-    Frame 0 has fewer pixels to a patch than a later group has; its components are scaled to the later ones' standard
-    deviation, so that one `latents_std` whitens all latent frames.
+    A patch of frame 0 has fewer pixels than a patch of a later group; its components are scaled to the standard
+    deviation of the later ones, so that one `latents_std` whitens all latent frames.
 
     Args:
         videos: batches in [-1, 1].

@@ -1,4 +1,4 @@
-"""Probes in scikit-learn's manner beside the logistic one: a direction, attention over tokens, a ceiling, a state."""
+"""Further probes as scikit-learn estimators: difference of means, attention over tokens, a perceptron, ridge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,28 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from dit_lens.probing.checks import check_features, check_logits, check_rows, check_strengths
+
 Penalty = Literal["weight_decay", "loss_term"]
+
+
+def precise(features: np.ndarray) -> Float[np.ndarray, "i d"]:
+    """Features in float64, where sums of float16 do not overflow.
+
+    Raises:
+        ValueError: see `check_features`.
+    """
+    check_features({"features": features})
+    return features.astype(np.float64, copy=False)
+
+
+def gate() -> FunctionTransformer:
+    """The first step of every scikit-learn pipeline here: checked features in float64."""
+    return FunctionTransformer(precise)
 
 
 def ridge(strength: float = 0.02) -> Pipeline:
@@ -27,25 +44,33 @@ def ridge(strength: float = 0.02) -> Pipeline:
 
     Fits (i, d) features to (i,) or (i, t) positions, velocities, angles; `Grid(model="ridge")` is the same over cells.
     """
-    return make_pipeline(StandardScaler(), Ridge(alpha=1 / strength))
+    check_strengths((strength,))
+    return make_pipeline(gate(), StandardScaler(), Ridge(alpha=1 / strength))
 
 
 def mlp(width: int = 64, penalty: float = 1.0, seed: int = 0) -> Pipeline:
-    """Standardised perceptron with one hidden layer: what a non-linear reader of the same features reaches."""
+    """Standardised perceptron with one hidden layer: the accuracy of a non-linear probe of the same features."""
     hidden = MLPClassifier((width,), solver="lbfgs", alpha=penalty, max_iter=1000, random_state=seed)
-    return make_pipeline(StandardScaler(), hidden)
+    return make_pipeline(gate(), StandardScaler(), hidden)
 
 
 def decide(fitted: Any, features: np.ndarray) -> Float[np.ndarray, " i"]:
-    """Log odds of the second class by any fitted two-class estimator."""
+    """Log odds of the second class by any fitted two-class estimator.
+
+    Raises:
+        ValueError: NaN among them.
+    """
     if hasattr(fitted, "decision_function"):
-        return np.asarray(fitted.decision_function(features))
-    logged = np.log(np.clip(fitted.predict_proba(features), 1e-15, 1))
-    return logged[:, 1] - logged[:, 0]
+        logits = np.asarray(fitted.decision_function(features))
+    else:
+        logged = np.log(np.clip(fitted.predict_proba(features), 1e-15, 1))
+        logits = logged[:, 1] - logged[:, 0]
+    check_logits(logits)
+    return logits
 
 
 class TwoClasses(ClassifierMixin, BaseEstimator, ABC):
-    """Two classes told apart by the sign of `decision_function`."""
+    """A classifier of two classes by the sign of `decision_function`."""
 
     classes_: np.ndarray
 
@@ -57,20 +82,21 @@ class TwoClasses(ClassifierMixin, BaseEstimator, ABC):
         """The class of each clip, (i,)."""
         return self.classes_[(self.decision_function(features) > 0).astype(int)]
 
-    def _second(self, labels: np.ndarray) -> np.ndarray:
+    def _second(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether each label is the second class.
 
         Raises:
             ValueError: there are not two.
         """
+        check_rows(clips=features, labels=labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) != 2:
-            raise ValueError(f"got classes {self.classes_.tolist()} · expected two · pass clips of both")
+            raise ValueError(f"got classes {self.classes_.tolist()} · expected two · pass clips of both classes")
         return np.asarray(labels) == self.classes_[1]
 
 
 class DifferenceOfMeans(TwoClasses):
-    """The line between two class means, cut half way: no penalty, nothing to choose (Marks & Tegmark 2023).
+    """The direction between two class means, threshold halfway: no penalty, no hyperparameter (Marks & Tegmark 2023).
 
     Attributes:
         coef_: (d,) mean of the second class minus mean of the first.
@@ -80,17 +106,17 @@ class DifferenceOfMeans(TwoClasses):
     intercept_: float
 
     def fit(self, features: Float[np.ndarray, "i d"], labels: np.ndarray) -> DifferenceOfMeans:
-        """The direction of these clips."""
-        second = self._second(labels)
+        """The direction of these clips, in float64."""
+        features, second = precise(features), self._second(features, labels)
         means = features[~second].mean(0), features[second].mean(0)
         self.coef_ = means[1] - means[0]
         self.intercept_ = float(-(means[0] + means[1]) @ self.coef_ / 2)
         return self
 
     def decision_function(self, features: np.ndarray) -> np.ndarray:
-        """Signed distance from the cut, times the length of `coef_`; (i,)."""
+        """Signed distance from the threshold, times the length of `coef_`; (i,)."""
         check_is_fitted(self)
-        return features @ self.coef_ + self.intercept_
+        return precise(features) @ self.coef_ + self.intercept_
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,7 @@ class Descent:
         l2: size of the penalty.
         l2_as: "weight_decay" is torch's Adam(weight_decay=l2): l2 * w joins the gradient, a loss of l2 |w|² / 2.
             "loss_term" adds l2 |w|² to the mean loss, twice as much. Neither is AdamW's decay, which is no loss.
-            Biases are penalised too, as torch does unless told otherwise.
+            Biases are penalised too, as torch does by default.
     """
 
     epochs: int
@@ -128,6 +154,7 @@ class Descent:
 class TorchClassifier(TwoClasses):
     """A torch module (b, ...) -> (b, 2) as an estimator; a subclass makes the module."""
 
+    axes: tuple[str, ...] = ("clips", "features")
     module_: nn.Module
     descent: Descent
     seed: int
@@ -138,8 +165,8 @@ class TorchClassifier(TwoClasses):
 
     def fit(self, features: np.ndarray, labels: np.ndarray) -> Any:
         """Trains a new module; the same seed gives the same one."""
-        clips = torch.as_tensor(features, dtype=torch.float32)
-        second = torch.from_numpy(self._second(labels)).long()
+        clips = self._single(features)
+        second = torch.from_numpy(self._second(features, labels)).long()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module_ = self.build(clips)
@@ -150,16 +177,27 @@ class TorchClassifier(TwoClasses):
     def decision_function(self, features: np.ndarray) -> np.ndarray:
         """Difference of the two outputs, (i,)."""
         check_is_fitted(self)
-        first, second = self.module_(torch.as_tensor(features, dtype=torch.float32)).unbind(-1)
+        first, second = self.module_(self._single(features)).unbind(-1)
         return (second - first).double().numpy()
+
+    def _single(self, features: np.ndarray) -> Tensor:
+        """Features in float32.
+
+        Raises:
+            ValueError: see `check_features`.
+        """
+        check_features({"features": features}, axes=self.axes)
+        return torch.as_tensor(features, dtype=torch.float32)
 
 
 class AttentiveProbe(TorchClassifier):
-    """Learned queries weigh tokens before a linear read-out: finds what sits in a few tokens of many.
+    """Learned queries weigh tokens before a linear read-out: finds information in a few tokens of many.
 
     Fits (n, tokens, d) features. The attentive probe of Bardes et al. 2024 without its MLP: the read-out stays linear
     in the tokens that are attended to.
     """
+
+    axes = ("clips", "tokens", "features")
 
     def __init__(self, queries: int = 1, descent: Descent = Descent(200, 64, 1e-2, 1e-3), seed: int = 0):
         self.queries = queries
@@ -167,23 +205,15 @@ class AttentiveProbe(TorchClassifier):
         self.seed = seed
 
     def build(self, features: Tensor) -> nn.Module:
-        """A pooling that begins near the mean over tokens.
-
-        Raises:
-            ValueError: features without a token axis.
-        """
-        if features.ndim != 3:
-            raise ValueError(
-                f"got features of shape {tuple(features.shape)} · expected (n, tokens, d) · capture without pooling"
-            )
+        """A pooling that begins near the mean over tokens."""
         return AttentivePooling(features, self.queries)
 
     def attention(self, features: Float[np.ndarray, "i n d"]) -> Float[np.ndarray, "i q n"]:
-        """How much each query takes from each token."""
+        """Attention weight of each query on each token."""
         check_is_fitted(self)
         pooling: Any = self.module_
         with torch.no_grad():
-            return pooling.attention(pooling.standard(torch.as_tensor(features, dtype=torch.float32))).numpy()
+            return pooling.attention(pooling.standard(self._single(features))).numpy()
 
 
 class AttentivePooling(nn.Module):

@@ -13,8 +13,18 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import GroupKFold
 from tqdm.auto import tqdm
 
+from dit_lens.probing.affine import Affine
+from dit_lens.probing.checks import (
+    check_features,
+    check_finite,
+    check_groups,
+    check_labels,
+    check_logits,
+    check_strengths,
+)
 from dit_lens.probing.rotation import Rotation
 from dit_lens.probing.solvers import Fit, logistic, ridge, with_intercept
+from dit_lens.stats import best_of
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -22,14 +32,23 @@ Cells = Mapping[Hashable, np.ndarray]
 
 
 def accuracy(targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Fraction of clips on the right side of 0; targets (i, t), logits (..., i, t) -> (..., t)."""
+    """Fraction of clips on the right side of 0; targets (i, t), logits (..., i, t) -> (..., t).
+
+    Raises:
+        ValueError: NaN among the logits.
+    """
+    check_logits(logits)
     return ((logits > 0) == (targets > 0)).mean(-2)
 
 
 def r_squared(targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """1 - residual / total sum of squares; targets (i, t), predicted (..., i, t) -> (..., t)."""
+    """1 - residual / total sum of squares; targets (i, t), predicted (..., i, t) -> (..., t).
+
+    NaN of a target that is the same for all clips.
+    """
     total = ((targets - targets.mean(0)) ** 2).sum(0)
-    return 1 - ((predicted - targets) ** 2).sum(-2) / total
+    varies = np.ptp(targets, axis=0) > 0
+    return np.where(varies, 1 - ((predicted - targets) ** 2).sum(-2) / np.where(varies, total, 1), np.nan)
 
 
 MODELS: dict[str, tuple[Fit, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
@@ -80,14 +99,16 @@ class Grid:
             groups: (i,) clips of one group (a scene, a quadruplet) are never on both sides.
 
         Raises:
-            ValueError: a cell, the targets and the groups differ in their number of clips; a fold with one class.
+            ValueError: a cell, the targets and the groups differ in their number of clips; non-finite features;
+                labels that are no booleans, or states that are not finite; fewer groups than folds; a fold with one
+                class.
         """
-        wide = _checked(cells, targets, groups)
+        wide = self._checked(cells, targets, groups)
         return _like(targets, np.stack(list(self._over(cells, self._outputs, wide, groups))))
 
     def scores(self, cells: Cells, targets: np.ndarray, groups: np.ndarray) -> Float[np.ndarray, "cell s *t"]:
         """Accuracy (or R²) out of fold of every cell and strength; keeps no logits, for many labellings."""
-        wide = _checked(cells, targets, groups)
+        wide = self._checked(cells, targets, groups)
         return _like(targets, np.stack(list(self._over(cells, self._scores, wide, groups))))
 
     def nested(self, cells: Cells, targets: np.ndarray, groups: np.ndarray) -> Nested:
@@ -95,19 +116,25 @@ class Grid:
 
         The choice goes by the score of inner grouped folds; of equal scores the first cell and strength is taken.
         """
-        wide = _checked(cells, targets, groups)
-        found = list(self._over(cells, self._both, wide, groups))
-        outside, inside = np.stack([one[0] for one in found]), np.stack([one[1] for one in found])
-        best = rearrange(inside, "cell folds s t -> folds t (cell s)").argmax(-1)
-        cell, strength = np.divmod(best, len(self.strengths))
-        chosen = np.empty(wide.shape)
+        wide = self._checked(cells, targets, groups)
+        results = list(self._over(cells, self._outputs_and_inner_scores, wide, groups))
+        outside, inside = np.stack([result[0] for result in results]), np.stack([result[1] for result in results])
+        best = rearrange(inside, "cell folds s t -> folds t (cell s)")
+        chosen = np.apply_along_axis(lambda scores: best_of(scores)[0], -1, best)
+        cell, strength = np.divmod(chosen, len(self.strengths))
+        outputs = np.empty(wide.shape)
         for fold, (_, test) in enumerate(self.split(groups)):
             for at in range(wide.shape[1]):
-                chosen[test, at] = outside[cell[fold, at], strength[fold, at], test, at]
-        return Nested(_like(targets, chosen), _like(targets, cell), _like(targets, strength))
+                outputs[test, at] = outside[cell[fold, at], strength[fold, at], test, at]
+        return Nested(_like(targets, outputs), _like(targets, cell), _like(targets, strength))
 
     def split(self, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(train, test) clips of each fold; depends on the groups alone."""
+        """(train, test) clips of each fold; depends on the groups alone.
+
+        Raises:
+            ValueError: fewer groups than folds.
+        """
+        check_groups(groups, self.folds)
         return list(GroupKFold(self.folds).split(groups, groups=groups))
 
     def _over(self, cells: Cells, function: Callable, targets: np.ndarray, groups: np.ndarray) -> Iterable:
@@ -116,6 +143,10 @@ class Grid:
         return tqdm(done, total=len(cells), desc="cells", disable=not self.progress)
 
     def _fold(self, features: np.ndarray, targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        alone = self.model == "logistic" and len(self.strengths) * targets.shape[1] == 1
+        if alone and len(train) >= features.shape[1]:
+            fitted = Affine.fit(features[train], targets[train, 0], self.strengths[0])
+            return fitted(features[test])[None, :, None]
         rotation = Rotation.of(features[train])
         weights = MODELS[self.model][0](rotation, targets[train], self.strengths)
         return with_intercept(rotation(features[test])) @ weights
@@ -129,23 +160,31 @@ class Grid:
     def _scores(self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
         return MODELS[self.model][1](targets, self._outputs(features, targets, groups))
 
-    def _both(self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Outputs outside, (s, i, t), and for each outer fold the scores inside its training clips, (folds, s, t)."""
+    def _outputs_and_inner_scores(
+        self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Out-of-fold outputs (s, i, t), and inner scores on the training clips of each outer fold (folds, s, t)."""
         inner = replace(self, folds=self.inner)
         inside = [inner._scores(features[train], targets[train], groups[train]) for train, _ in self.split(groups)]
         return self._outputs(features, targets, groups), np.stack(inside)
 
+    def _checked(self, cells: Cells, targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """The targets as (i, t): booleans for "logistic", finite numbers for "ridge"."""
+        counts = {len(targets), len(groups), *(len(features) for features in cells.values())}
+        if not cells or len(counts) != 1 or targets.ndim > 2:
+            raise ValueError(
+                f"got {len(cells)} cells, targets of shape {targets.shape} and numbers of clips {sorted(counts)} ·"
+                " expected cells, targets and groups of the same clips · select the clips that they share"
+            )
+        check_features(cells)
+        check_strengths(self.strengths)
+        wide = targets[:, None] if targets.ndim == 1 else targets
+        if self.model == "logistic":
+            return wide if wide.dtype == bool else check_labels(wide).reshape(wide.shape)
+        check_finite("states", wide)
+        return wide
 
-def _checked(cells: Cells, targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    counts = {len(targets), len(groups), *(len(features) for features in cells.values())}
-    if not cells or len(counts) != 1 or targets.ndim > 2:
-        raise ValueError(
-            f"got {len(cells)} cells, targets of shape {targets.shape} and numbers of clips {sorted(counts)}"
-            " · expected cells, targets and groups of the same clips · select the clips they share"
-        )
-    return targets[:, None] if targets.ndim == 1 else targets
 
-
-def _like(targets: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Without the axis of labellings where one labelling was given."""
-    return found[..., 0] if targets.ndim == 1 else found
+def _like(targets: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values without the axis of labellings if there is a single labelling."""
+    return values[..., 0] if targets.ndim == 1 else values

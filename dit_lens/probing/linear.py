@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -20,6 +20,15 @@ from torch import Tensor
 
 from dit_lens.cache.split import per_token
 from dit_lens.metrics import Readout
+from dit_lens.probing.checks import (
+    check_classes,
+    check_features,
+    check_groups,
+    check_labels,
+    check_rows,
+    check_strengths,
+)
+from dit_lens.probing.estimators import gate
 
 STRENGTH = 0.02
 FOLDS = 5
@@ -27,37 +36,46 @@ FOLDS = 5
 
 def estimator(strength: float = STRENGTH) -> Pipeline:
     """Standardised L2 logistic regression; `strength` is scikit-learn's C, the inverse of the penalty."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+    check_strengths((strength,))
+    return make_pipeline(gate(), StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
 
 
 def out_of_fold_logits(
-    features: Float[np.ndarray, "i d"], possible: Bool[np.ndarray, " i"], groups: np.ndarray, folds: int = FOLDS
+    features: Num[np.ndarray, "i d"],
+    possible: np.ndarray,
+    groups: np.ndarray,
+    folds: int = FOLDS,
+    strength: float = STRENGTH,
 ) -> Float[np.ndarray, " i"]:
-    """Each clip's logit by a probe fitted on other groups only."""
-    cv = GroupKFold(folds)
-    return np.asarray(
-        cross_val_predict(estimator(), features, possible, groups=groups, cv=cv, method="decision_function")
-    )
+    """Each clip's logit by a probe fitted on other groups only, in float64.
+
+    Raises:
+        ValueError: see `check_labels`; non-finite features; fewer groups than folds; a fold with one class.
+    """
+    labels = _checked("features", features, possible, groups)
+    check_groups(groups, folds)
+    cv = list(GroupKFold(folds).split(features, groups=groups))
+    for train, _ in cv:
+        check_classes(labels[train])
+    return np.asarray(cross_val_predict(estimator(strength), features, labels, cv=cv, method="decision_function"))
 
 
-def check_labels(possible: np.ndarray) -> Bool[np.ndarray, " i"]:
+def _checked(
+    cell: str, features: Num[np.ndarray, "i d"], possible: np.ndarray, groups: np.ndarray
+) -> Bool[np.ndarray, " i"]:
     """The labels as booleans.
 
     Raises:
-        ValueError: an unknown label, or a single class.
+        ValueError: features, labels or groups that cannot be fitted.
     """
-    unknown = sum(label is None for label in possible)
-    if unknown or len(set(possible)) < 2:
-        raise ValueError(
-            f"got {unknown} clips without a label and classes {sorted(set(map(str, possible)))}"
-            " · expected possible and impossible clips · drop clips whose label is unknown"
-        )
-    return np.asarray(possible, dtype=bool)
+    check_features({cell: features})
+    check_rows(clips=features, labels=possible, groups=groups)
+    return check_labels(possible)
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Where a probe reads: a hook point, the step and noise level it was fitted at, and the model."""
+    """What a probe reads: a hook point, the step and noise level it was fitted at, and the model."""
 
     point: str
     step: int
@@ -72,7 +90,7 @@ class Probe:
     Attributes:
         weight: (d,) in the units of the raw activation (the scaler is folded in); or (f, d), a direction for the mean
             over each latent frame, whose products are summed.
-        spread: standard deviation of out-of-fold logits over the training clips; effects are told in this unit.
+        spread: standard deviation of out-of-fold logits over the training clips; effects are reported in this unit.
     """
 
     weight: Float[Tensor, "*f d"]
@@ -83,27 +101,31 @@ class Probe:
     @classmethod
     def fit(
         cls,
-        features: Float[np.ndarray, "i d"],
+        features: Num[np.ndarray, "i d"],
         possible: np.ndarray,
         groups: np.ndarray,
         reads: Reads,
         frames: int | None = None,
+        folds: int = FOLDS,
+        strength: float = STRENGTH,
     ) -> Probe:
         """Fits on token means of `reads.point`; a positive logit says possible.
 
         Args:
             frames: features are the means over each of so many latent frames, side by side.
+            folds: grouped folds for `spread`.
+            strength: see `estimator`.
 
         Raises:
-            ValueError: see `check_labels`.
+            ValueError: see `check_labels`; non-finite features.
         """
-        labels = check_labels(possible)
-        fitted = estimator().fit(features, labels)
-        scaler: Any = fitted[0]
-        logistic: Any = fitted[1]
+        labels = _checked(reads.point, features, possible, groups)
+        fitted = estimator(strength).fit(features, labels)
+        scaler: Any = fitted[-2]
+        logistic: Any = fitted[-1]
         weight = logistic.coef_[0] / scaler.scale_
         bias = float(logistic.intercept_[0] - scaler.mean_ @ weight)
-        spread = float(out_of_fold_logits(features, labels, groups).std())
+        spread = float(out_of_fold_logits(features, labels, groups, folds, strength).std())
         directions = weight if frames is None else rearrange(weight, "(f d) -> f d", f=frames)
         return cls(torch.from_numpy(directions).float(), bias, spread, reads)
 

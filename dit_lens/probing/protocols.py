@@ -1,4 +1,4 @@
-"""The three protocols under which the same probe was published, each as it can be read, to be run side by side.
+"""Three published protocols of the same probe, as their descriptions can be read, to be run side by side.
 
 They differ in penalty, split and selection, and two of them choose the best block on the clips they report:
 `Outcome.reported` is inflated there by as much as the largest of many noisy cells.
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dit_lens.probing.checks import check_features, check_labels, check_rows
 from dit_lens.probing.estimators import Descent, TorchClassifier
+from dit_lens.stats import best_of
 
 
 class LinearSoftmax(TorchClassifier):
@@ -51,12 +53,12 @@ class Outcome:
     @property
     def best(self) -> Hashable:
         """The cell that validation chooses; the first of equals."""
-        return self.cells[int(self.validation.argmax())]
+        return self.cells[best_of(self.validation)[0]]
 
     @property
     def reported(self) -> float:
         """Test accuracy of the chosen cell."""
-        return float(self.test[self.validation.argmax()])
+        return float(self.test[best_of(self.validation)])
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,20 @@ class Protocol:
     def run(
         self, cells: Mapping[Hashable, np.ndarray], possible: np.ndarray, groups: np.ndarray, seed: int = 0
     ) -> Outcome:
-        """One probe for each cell, (i, d) features, on one split."""
+        """One probe for each cell, (i, d) features, on one split.
+
+        Raises:
+            ValueError: see `check_labels`; non-finite features; too few scenes to split.
+        """
+        check_features(cells)
+        check_rows(clips=next(iter(cells.values())), labels=possible, groups=groups)
+        possible = check_labels(possible)
         train, validation, test = self.split(groups, seed)
         probes = [LinearSoftmax(self.descent, seed).fit(x[train], possible[train]) for x in cells.values()]
         fitted = list(zip(probes, cells.values(), strict=True))
         chosen = np.array([(probe.predict(x[validation]) == possible[validation]).mean() for probe, x in fitted])
         logits = np.stack([probe.decision_function(x[test]) for probe, x in fitted])
-        reported = ((logits > 0) == (possible[test] > 0)).mean(1)
+        reported = ((logits > 0) == possible[test]).mean(1)
         return Outcome(tuple(cells), chosen, reported, test, logits)
 
 

@@ -1,8 +1,9 @@
-"""Standardised features in a basis of their own: n x d becomes n x min(n, d), and no L2-penalised fit can tell."""
+"""Standardised features in their principal axes: n x d becomes n x min(n, d); L2-penalised fits are unchanged."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -32,15 +33,15 @@ class Rotation:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n d"]) -> Rotation:
-        """The rotation these training clips call for, in float64."""
+        """The rotation to the principal axes of these training clips, in float64."""
         precise = features.astype(np.float64, copy=False)
         scaler = StandardScaler().fit(precise)
         standard = np.asarray(scaler.transform(precise))
         wide = standard.shape[0] < standard.shape[1]
         energy, vectors = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
         # What is left out is rounding: a direction without length has no weight under a penalty.
-        kept = energy > np.finfo(np.float64).eps * max(standard.shape) * max(energy.max(), 1e-300)
-        energy, vectors = energy[kept], np.ascontiguousarray(vectors[:, kept])
+        nonzero = energy > np.finfo(np.float64).eps * max(standard.shape) * max(energy.max(), 1e-300)
+        energy, vectors = energy[nonzero], np.ascontiguousarray(vectors[:, nonzero])
         if wide:
             # The d x r axes themselves are never formed: they cost more than all that is asked of them.
             return cls(vectors * np.sqrt(energy), energy, standard, vectors / np.sqrt(energy), scaler)
@@ -50,3 +51,11 @@ class Rotation:
         """Other clips in the same coordinates."""
         standard = np.asarray(self.scaler.transform(features.astype(np.float64, copy=False)))
         return (standard if self.basis is None else standard @ self.basis.T) @ self.turn
+
+    def unturned(self, weights: Float[np.ndarray, " r+1"]) -> tuple[Float[np.ndarray, " d"], float]:
+        """Weight and bias for raw features, from weights in these coordinates with the intercept last."""
+        turned = self.turn @ weights[:-1]
+        standard = turned if self.basis is None else self.basis.T @ turned
+        scaler: Any = self.scaler
+        weight = standard / scaler.scale_
+        return weight, float(weights[-1] - scaler.mean_ @ weight)

@@ -1,4 +1,4 @@
-"""What log odds tell of a label: by clip, inside groups, and over all clips; for groups of any number of clips.
+"""Scores of log odds against labels: by clip, within groups, and over all clips; groups have any number of clips.
 
 Of quadruplets (two possible clips, two impossible ones) `d_prime` and `pairwise` are those of `dit_lens.stats`.
 """
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy.special import expit
 
 from dit_lens import stats
-from dit_lens.probing.linear import check_labels
+from dit_lens.probing.checks import check_groups, check_labels, check_logits, check_rows
 
 Logits = Float[np.ndarray, " i"]
 Labels = Bool[np.ndarray, " i"]
@@ -21,17 +21,17 @@ Groups = Shaped[np.ndarray, " i"]
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a score tells a label, with 95% intervals of a bootstrap over groups.
+    """How well a score predicts a label, with 95% intervals over groups (see `stats.ratio_interval`).
 
     Attributes:
         accuracy, low, high: clips on the right side of 0.
-        d_prime: mean over groups of (possible - impossible) over its standard deviation.
-        pairwise: possible/impossible pairs of a group in order; a tie counts one half.
+        d_prime: mean over scenes of (possible - impossible) over its standard deviation.
+        pairwise: possible/impossible pairs of a scene in order; a tie counts one half.
         auroc, auroc_low, auroc_high: a possible clip of any group above an impossible one of any.
-        relative_error: groups whose impossible clips score higher on average (IntPhys, Riochet et al. 2021).
+        relative_error: scenes whose impossible clips score higher on average (IntPhys, Riochet et al. 2021).
         calibration: see `calibration_error`.
-        chance: share of the commoner label, the accuracy of who knows no more.
-        clips, groups: their numbers. Where no group has both labels, what is within groups is NaN.
+        chance: share of the more frequent label, the accuracy of always answering with it.
+        clips, groups: their numbers. Where no scene has both labels, what is within scenes is NaN.
     """
 
     accuracy: float
@@ -50,54 +50,65 @@ class Scores:
 
     @property
     def absolute_error(self) -> float:
-        """1 - AUROC: what IntPhys calls so."""
+        """The absolute error of IntPhys, 1 - AUROC."""
         return 1 - self.auroc
 
 
-def score(logits: Logits, labels: np.ndarray, groups: Groups, seed: int = 0) -> Scores:
-    """All that is told of a label by log odds of it, or by any score that is higher where it is more likely.
+def score(logits: Logits, labels: np.ndarray, groups: Groups, scenes: Groups | None = None) -> Scores:
+    """How well log odds, or any score that is higher where a clip is more likely possible, predict a label.
 
     Args:
-        seed: of the bootstrap.
+        groups: (i,) one independent observation each, for the intervals.
+        scenes: (i,) the clips that are compared with each other (d', pairs in order, relative error); the groups
+            by default.
 
     Raises:
-        ValueError: see `check_labels`; or fewer than two groups.
+        ValueError: see `check_labels`; NaN among the scores; or fewer than two groups.
     """
-    known, of_clip = check_labels(labels), np.unique(groups, return_inverse=True)[1]
+    truth = _checked(logits, labels, groups)
+    scenes, of_clip = groups if scenes is None else scenes, np.unique(groups, return_inverse=True)[1]
     counts = np.bincount(of_clip).astype(float)
-    right = np.bincount(of_clip, (logits > 0) == known)
-    area, inside = auroc(logits, known, groups, seed), contrasts(logits, known, groups)
-    share = float(known.mean())
+    right = np.bincount(of_clip, (logits > 0) == truth)
+    area, inside = auroc(logits, truth, groups), contrasts(logits, truth, scenes)
+    share = float(truth.mean())
     return Scores(
-        *(float(part) for part in stats.bootstrap_ratio(right, counts, seed=seed)),
+        *(float(part) for part in stats.ratio_interval(right, counts, bounds=stats.SHARE)),
         d_prime=_ratio(inside),
-        pairwise=pairs_in_order(logits, known, groups),
+        pairwise=pairs_in_order(logits, truth, scenes),
         auroc=area[0],
         auroc_low=area[1],
         auroc_high=area[2],
         relative_error=float((inside < 0).mean()) if len(inside) else np.nan,
-        calibration=calibration_error(logits, known),
+        calibration=calibration_error(logits, truth),
         chance=max(share, 1 - share),
-        clips=len(known),
+        clips=len(truth),
         groups=len(counts),
     )
 
 
-def auroc(scores: Logits, labels: Labels, groups: Groups, seed: int = 0) -> tuple[float, float, float]:
+def auroc(scores: Logits, labels: np.ndarray, groups: Groups) -> tuple[float, float, float]:
     """How often a possible clip scores above an impossible one (a tie counts one half), and its 95% interval.
 
-    The number of such pairs is a sum over pairs of groups, so that a resample of groups weighs a table of these.
+    The number of such pairs is a sum over pairs of groups. The error is that of the groups' parts in it (Obuchowski
+    1997), and the interval that of a share: Student's t of its log odds. Simulated coverage is .94 or more from 8
+    groups on, up to an area of .95. Where it is 0 or 1, each group counts in one comparison of two groups.
+
+    Raises:
+        ValueError: see `check_labels`; NaN among the scores; or fewer than two groups.
     """
+    labels = _checked(scores, labels, groups)
     names, of_clip = np.unique(groups, return_inverse=True)
     place, count = np.eye(len(names))[of_clip], len(names)
     high, low = scores[labels][:, None], scores[~labels]
     wins = place[labels].T @ ((high > low) + 0.5 * (high == low)) @ place[~labels]
-    sizes = place[labels].sum(0), place[~labels].sum(0)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=stats.RESAMPLES)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may be without one of the labels
-        areas = ((drawn @ wins) * drawn).sum(1) / ((drawn @ sizes[0]) * (drawn @ sizes[1]))
-    ends = np.nanpercentile(areas, [2.5, 97.5])
-    return float(wins.sum() / (sizes[0].sum() * sizes[1].sum())), float(ends[0]), float(ends[1])
+    possible, impossible = place[labels].sum(0), place[~labels].sum(0)
+    pairs = possible.sum() * impossible.sum()
+    area = wins.sum() / pairs
+    won = wins.sum(1) - area * possible * impossible.sum() + wins.sum(0) - area * impossible * possible.sum()
+    error = np.sqrt(count / (count - 1) * (won**2).sum()) / pairs
+    independent = int(min((possible > 0).sum(), (impossible > 0).sum(), count // 2))
+    ends = stats.share_interval(np.asarray(area), np.asarray(error), count, independent)
+    return float(area), float(ends[0]), float(ends[1])
 
 
 def contrasts(scores: Logits, labels: Labels, groups: Groups) -> Float[np.ndarray, " g"]:
@@ -114,7 +125,8 @@ def pairs_in_order(scores: Logits, labels: Labels, groups: Groups) -> float:
 
 
 def calibration_error(logits: Logits, labels: Labels, bins: int = 10) -> float:
-    """Mean distance of the stated chance from the share that is so, over bins of equal width (Naeini et al. 2015)."""
+    """Expected calibration error: |predicted chance - observed share| over equal bins (Naeini et al. 2015)."""
+    check_logits(logits)
     stated = expit(logits)
     at = np.minimum((stated * bins).astype(int), bins - 1)
     gaps = np.bincount(at, stated - labels, minlength=bins)
@@ -123,13 +135,27 @@ def calibration_error(logits: Logits, labels: Labels, bins: int = 10) -> float:
 
 def _sides(scores: Logits, labels: Labels, groups: Groups) -> list[tuple[np.ndarray, np.ndarray]]:
     """Scores of the possible and of the impossible clips of each group that has both."""
+    check_logits(scores)
     of_groups = [groups == name for name in np.unique(groups)]
-    split = [(scores[own & labels], scores[own & ~labels]) for own in of_groups]
+    split = [(scores[members & labels], scores[members & ~labels]) for members in of_groups]
     return [(high, low) for high, low in split if len(high) and len(low)]
 
 
 def _ratio(contrast: Float[np.ndarray, " g"]) -> float:
-    """Mean over standard deviation; 0 where nothing differs, NaN for fewer than two."""
+    """Mean over standard deviation; 0 where nothing differs, infinite where all differ alike, NaN for one."""
     if len(contrast) < 2:
         return np.nan
-    return float(contrast.mean() / contrast.std(ddof=1)) if contrast.any() else 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):  # log odds may be infinite
+        return float(contrast.mean() / contrast.std(ddof=1)) if contrast.any() else 0.0
+
+
+def _checked(logits: Logits, labels: np.ndarray, groups: Groups) -> Labels:
+    """The labels as booleans.
+
+    Raises:
+        ValueError: other numbers of clips, a label that is no boolean, a single class, NaN, or a single group.
+    """
+    check_logits(logits)
+    check_groups(groups, 2)
+    check_rows(scores=logits, labels=labels, groups=groups)
+    return check_labels(labels)

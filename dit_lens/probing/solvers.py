@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 
+from dit_lens.probing.checks import check_classes
 from dit_lens.probing.rotation import Rotation
 
 TOLERANCE = 1e-11
@@ -48,12 +49,7 @@ def logistic(rotation: Rotation, labels: Array, strengths: Sequence[float]) -> F
         ValueError: a labelling with a single class; its intercept would be infinite.
     """
     targets = np.asarray(labels, dtype=np.float64)
-    single = int((targets.min(0) == targets.max(0)).sum()) if len(targets) else targets.shape[1]
-    if single:
-        raise ValueError(
-            f"got {single} labellings of {targets.shape[1]} with a single class among {len(targets)} training clips"
-            " · expected both classes in every fold · take fewer folds, or groups that hold both classes"
-        )
+    check_classes(targets)
     solved = np.zeros((len(strengths), len(rotation.energy) + 1, targets.shape[1]))
     weights = solved[0]
     for at in np.argsort(strengths):
@@ -64,7 +60,7 @@ def logistic(rotation: Rotation, labels: Array, strengths: Sequence[float]) -> F
 
 @dataclass(frozen=True, eq=False)
 class _Newton:
-    """Newton's method, its steps by conjugate gradients, columns apart (Nocedal & Wright 2006, algorithm 7.1).
+    """Newton's method, its steps by conjugate gradients, each column alone (Nocedal & Wright 2006, algorithm 7.1).
 
     With equal weights on the clips the Hessian is diagonal in rotated coordinates; that diagonal preconditions.
     """
@@ -109,12 +105,12 @@ class _Newton:
             bent = design.T @ (curvature * (design @ direction)) + self._shrink(direction)
             length = np.where(moving, size / np.where(moving, (direction * bent).sum(0), 1), 0)
             step, residual = step + length * direction, residual - length * bent
-            known, size = size, np.where(moving, (residual**2 / scale).sum(0), size)
-            direction = residual / scale + np.where(moving, size / np.where(moving, known, 1), 0) * direction
+            previous, size = size, np.where(moving, (residual**2 / scale).sum(0), size)
+            direction = residual / scale + np.where(moving, size / np.where(moving, previous, 1), 0) * direction
         return step
 
     def _lengths(self, design: Array, targets: Array, weights: Array, step: Array, gradient: Array) -> Array:
-        """Per column the first of 1, 1/2, 1/4 ... under which the loss falls as it should (Armijo)."""
+        """Per column the first of 1, 1/2, 1/4 ... that fulfils Armijo's condition (sufficient decrease)."""
         slope, before = (step * gradient).sum(0), self._loss(design, targets, weights)
         lengths = np.ones(weights.shape[1])
         for _ in range(HALVINGS):

@@ -1,6 +1,6 @@
-"""Reductions of activations, made where an activation is made: `parse("space_mean.random:16")`.
+"""Reductions of activations inside the hook, before they are cached: `parse("space_mean.random:16")`.
 
-A reduction is a chain of steps, each from a tensor with named axes to another:
+A reduction is a chain of steps, each of which maps a tensor with named axes to another:
 
 ===================== ====================================================================================
 `none`                the activation as it is, bit for bit
@@ -10,13 +10,17 @@ A reduction is a chain of steps, each from a tensor with named axes to another:
 `coarse:F:R:C`        mean over the cells of a coarse grid of F frames, R rows and C columns
 `tokens:I:J:...`      the video tokens with these numbers (columns fastest), bit for bit
 `region:F:R:C`        a box of tokens: each part a number, `first-last` or `*`; bit for bit
-`random:WIDTH:SEED`   random projection of the features (seed 0 unless told)
+`random:WIDTH:SEED`   random projection of the features (seed 0 by default)
 `moments`             over frames at each place: mean, standard deviation, signed cube root of the third moment
-`frame_mass`          of a pattern: how much attention each frame pays to each, (frame, key_frame)
-`direction:FILE`      projection on the tensor "direction" of a safetensors file (last of a chain)
+`space_moments`       over rows and columns of each frame: mean, standard deviation
+`frame_mass`          of a pattern: attention from each frame to each frame, (frame, key_frame)
+`direction:FILE`      projection on the tensor "direction" of a safetensors file (only as last step)
 ===================== ====================================================================================
 
-Means, moments, masses and projections are worked out and kept in float32, or float64 where the activation is.
+Means, moments, masses and projections are computed and stored in float32, or float64 for float64 activations.
+
+Example: on an activation "b n d" of 2 clips, 3 x 4 x 5 tokens and width 64, `space_mean.random:16` gives a tensor with
+axes (clip, frame, feature) of shape (2, 3, 16).
 """
 
 from __future__ import annotations
@@ -27,18 +31,38 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dit_lens.axes import Part
+from dit_lens.axes import Indices
 from dit_lens.choices import check_choice
 from dit_lens.hook_points import Hook
 from dit_lens.reductions.attention import FrameMass, FrameMasses, frame_mass
 from dit_lens.reductions.named import GRID, Named, name_axes
-from dit_lens.reductions.steps import TOKENS, Coarse, Direction, Mean, Moments, RandomProjection, Region, Tokens
+from dit_lens.reductions.steps import (
+    TOKENS,
+    Coarse,
+    Mean,
+    Moments,
+    Projection,
+    RandomProjection,
+    Region,
+    SpaceMoments,
+    Tokens,
+)
 
-__all__ = ["GRID", "Direction", "FrameMass", "FrameMasses", "Named", "Reduction", "Step", "frame_mass", "parse"]
+__all__ = [
+    "GRID",
+    "FrameMass",
+    "FrameMasses",
+    "Named",
+    "Projection",
+    "Reduction",
+    "ReductionStep",
+    "frame_mass",
+    "parse",
+]
 
 
-class Step(Protocol):
-    """A step of a reduction; `str` of it is what `parse` reads."""
+class ReductionStep(Protocol):
+    """A step of a reduction; `str` of it is its name for `parse`."""
 
     def __call__(self, x: Named) -> Named:
         """The reduced tensor."""
@@ -49,16 +73,16 @@ class Step(Protocol):
 class Reduction:
     """A chain of steps, applied to an activation in a hook."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[ReductionStep, ...]
 
     def __str__(self) -> str:
         return ".".join(str(step) for step in self.steps) or "none"
 
     def __call__(self, x: Tensor, hook: Hook) -> Named:
-        """What is kept of an activation; its first axis is "clip".
+        """The reduced activation; its first axis is "clip".
 
         Raises:
-            ValueError: the activation has not the axes that a step needs; names the hook point.
+            ValueError: the activation lacks an axis that a step needs; the message names the hook point.
         """
         try:
             named = name_axes(x, hook.axes, hook.grid)
@@ -70,50 +94,52 @@ class Reduction:
 
 
 def parse(text: str) -> Reduction:
-    """The reduction that a chain of step names stands for; see the table above.
+    """The reduction for a chain of step names; see the table above.
 
     Raises:
-        ValueError: unknown step, or other numbers than it takes; names the nearest step.
+        ValueError: an unknown step (the message names the nearest one), or wrong numbers for a step.
     """
-    chain, _, file = text.partition("direction:")
+    if not isinstance(text, str):
+        raise TypeError(f"got {text!r} as a reduction · expected its name, one of {', '.join(STEPS)}")
+    chain, direction, file = text.partition("direction:")
     steps = [_step(word) for word in chain.strip(".").split(".") if word not in ("", "none")]
-    if file:
-        steps.append(Direction.open(file))
-    if not text:
+    if direction:
+        steps.append(Projection.open(file))
+    if not text.strip("."):
         raise ValueError(f"got an empty reduction · expected one of {', '.join(STEPS)}")
     return Reduction(tuple(steps))
 
 
-def _step(word: str) -> Step:
-    name, *told = word.split(":")
+def _step(word: str) -> ReductionStep:
+    name, *arguments = word.split(":")
     check_choice(name, STEPS, "reduction")
     try:
-        return STEPS[name](*told)
+        return STEPS[name](*arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"got reduction {word!r} ({error}) · expected {name} as dit_lens.reductions tells") from error
 
 
-def _positive(*told: str) -> list[int]:
-    numbers = [int(number) for number in told]
+def _positive(*words: str) -> list[int]:
+    numbers = [int(word) for word in words]
     if not numbers or min(numbers) < 1:
         raise ValueError("sizes are 1 or more")
     return numbers
 
 
-def _tokens(*told: str) -> Tokens:
-    if not told:
+def _tokens(*words: str) -> Tokens:
+    if not words:
         raise ValueError("it takes the numbers of tokens")
-    return Tokens(tuple(int(number) for number in told))
+    return Tokens(tuple(int(word) for word in words))
 
 
-def _part(text: str) -> Part:
+def _part(text: str) -> Indices:
     if text == "*":
         return slice(None)
     first, _, last = text.partition("-")
     return slice(int(first), int(last) + 1) if last else int(first)
 
 
-STEPS: dict[str, Callable[..., Step]] = {
+STEPS: dict[str, Callable[..., ReductionStep]] = {
     "mean": lambda: Mean("mean", TOKENS),
     "space_mean": lambda: Mean("space_mean", ("row", "column")),
     "time_mean": lambda: Mean("time_mean", ("frame",)),
@@ -122,5 +148,6 @@ STEPS: dict[str, Callable[..., Step]] = {
     "region": lambda frame, row, column: Region(_part(frame), _part(row), _part(column)),
     "random": lambda width, seed="0": RandomProjection(_positive(width)[0], int(seed)),
     "moments": Moments,
+    "space_moments": SpaceMoments,
     "frame_mass": FrameMass,
 }

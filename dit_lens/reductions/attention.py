@@ -1,4 +1,4 @@
-"""How much attention each latent frame pays to each, from a pattern, or from queries and keys in bounded memory."""
+"""Attention mass between latent frames, from a pattern, or from queries and keys in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from dit_lens.choices import check_choice
 from dit_lens.hook_points import Hook, Table
 from dit_lens.reductions.named import GRID, Named
 
-WEIGHTS = 2**26  # of attention, held at once: 256 MiB in float32
+WEIGHTS = 2**26  # attention weights in memory at once: 256 MiB in float32
 VIDEO_ALONE = "b k n n2"
 OPERANDS = ("v", "rot_q", "rot_k", "z")
 REMEDY = "take hook_pattern, reduced by frame_mass"
-ROWS = 8  # that are looked at; they may be off by the root of the dtype's precision
+ROWS = 8  # rows that are checked; they may be off by the square root of the dtype's precision
 
 
 @dataclass(frozen=True)
 class FrameMass:
-    """Of a pattern, the mean over the queries of a frame of what they pay to the keys of each frame."""
+    """The attention mass of a pattern between frames: summed over the keys of a frame, averaged over queries.
+
+    With 2 frames of one token each and pattern rows (0.9, 0.1) and (0.4, 0.6), the mass is the pattern itself; with two
+    tokens per frame and rows (0.5, 0.3, 0.1, 0.1) and (0.2, 0.4, 0.2, 0.2), frame 0 has mass (0.7, 0.3).
+    """
 
     def __str__(self) -> str:
         return "frame_mass"
 
     def __call__(self, x: Named) -> Named:
-        """The pattern by "frame" (of queries) and "key_frame"; where attention is joint, text has the rest of 1."""
+        """The pattern by "frame" (of queries) and "key_frame"; in joint attention, the rest of 1 goes to text."""
         first, keys = x.dim("frame"), x.dim("key")
         if x.axes[first : first + 3] != GRID or keys != first + 3:
             raise ValueError(f"got axes {', '.join(x.axes)} · expected those of a pattern, as it is made")
         frames, rows, columns = x.values.shape[first:keys]
-        video = x.values.narrow(keys, 0, frames * rows * columns)  # families put them before the text
+        video = x.values.narrow(keys, 0, frames * rows * columns)  # video keys come before text keys
         by_frame = video.unflatten(keys, (frames, rows * columns))
         mass = by_frame.sum(-1, dtype=x.precise().dtype).mean((first + 1, first + 2))
         labels = {key: value for key, value in x.labels.items() if key not in GRID}
@@ -46,7 +50,7 @@ def frame_mass(
     """Mean over queries of frame f of softmax(q kᵀ / sqrt(e)), summed over keys of frame f2; in float32 or better.
 
     Args:
-        weights: how many of the b k n² weights of attention are held at once.
+        weights: how many of the b k n² attention weights are in memory at once.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     q, k = (x.to(wide).unflatten(1, (frames, -1)) for x in (q / q.shape[-1] ** 0.5, k))
@@ -62,14 +66,14 @@ def frame_mass(
 
 
 class FrameMasses:
-    """A hook function on `points`: the attention that frames pay to each other, by block, without a whole pattern.
+    """A hook function on `points` that computes the attention mass between frames by block, without a whole pattern.
 
-    The same as the reduction `frame_mass` of `blocks.*.attn.hook_pattern`, for videos whose pattern is too large. That
-    queries and keys tell all is checked on some rows, whose mix of values must be the model's own.
+    The result equals the reduction `frame_mass` of `blocks.*.attn.hook_pattern`, for videos whose pattern is too large.
+    On some rows it checks that softmax(q k) v is the model's own z, so that no mask or gate is missed.
 
     Attributes:
-        points: values, queries, keys and mixed values of every block's self-attention.
-        taken: by block, (b, k, f, f2), of the last evaluation.
+        points: values, queries, keys and z of every block's self-attention.
+        taken: the masses (b, k, f, f2) of the last evaluation, by block.
 
     Raises:
         ValueError: text takes part in the self-attention; or, when called, a mask or a gate does.
@@ -78,7 +82,7 @@ class FrameMasses:
     def __init__(self, table: Table):
         self.taken: dict[int, Float[Tensor, "b k f f2"]] = {}
         self.points: list[str] = []
-        self._seen: dict[str, Float[Tensor, "b n k e"]] = {}
+        self._collected: dict[str, Float[Tensor, "b n k e"]] = {}
         for block in range(len(table.blocks)):
             home = f"blocks.{block}.attn.hook"
             pattern = table.points[check_choice(f"{home}_pattern", table.points, "hook point")]
@@ -89,20 +93,20 @@ class FrameMasses:
             self.points += [f"{home}_{operand}" for operand in OPERANDS]
 
     def __call__(self, x: Tensor, hook: Hook) -> None:
-        """Keeps what the attention is made of until it is whole."""
-        self._seen[hook.name.split("hook_")[1]] = x
-        if len(self._seen) == len(OPERANDS):
-            v, q, k, z = (self._seen[operand] for operand in OPERANDS)
-            self._seen = {}
+        """Collects v, q, k and z of a block, and computes its masses when all four are there."""
+        self._collected[hook.name.split("hook_")[1]] = x
+        if len(self._collected) == len(OPERANDS):
+            v, q, k, z = (self._collected[operand] for operand in OPERANDS)
+            self._collected = {}
             _check_rows(q, k, v, z, hook.name)
             self.taken[int(hook.name.split(".")[1])] = frame_mass(q, k, hook.grid.frames)
 
 
 def _check_rows(q: Tensor, k: Tensor, v: Tensor, z: Tensor, name: str) -> None:
-    """Refuses attention that is not softmax(q kᵀ / sqrt(e)) v, on ROWS of its rows.
+    """Checks that z is softmax(q kᵀ / sqrt(e)) v, on ROWS of its rows.
 
     Raises:
-        ValueError: so; names the point.
+        ValueError: it is not; the message names the point.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     rows = torch.linspace(0, q.shape[1] - 1, ROWS, device=q.device).round().long()

@@ -1,4 +1,4 @@
-"""Tensors whose axes have names: what reductions work on."""
+"""Tensors with named axes, the inputs and outputs of reductions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ GRID = ("frame", "row", "column")
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """A tensor, its axes in words, and the labels of axes that are not simply counted from 0."""
+    """A tensor with the names of its axes, and labels for axes that are not simply numbered from 0."""
 
     values: Tensor
     axes: tuple[str, ...]
     labels: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
     def dim(self, axis: str) -> int:
-        """Where an axis is.
+        """The index of an axis.
 
         Raises:
-            ValueError: there is no such axis.
+            ValueError: the tensor has no such axis.
         """
         if axis not in self.axes:
             raise ValueError(f"got axes {', '.join(self.axes)} · expected one called {axis!r} · reduce otherwise")
@@ -42,12 +42,12 @@ class Named:
 
 
 def name_axes(x: Tensor, letters: str, grid: TokenGrid) -> Named:
-    """A tensor with its axes in words, its video tokens on their grid.
+    """A tensor with named axes and its video tokens on their grid: "b n d" becomes (clip, frame, row, column, feature).
 
-    The keys of a pattern are "key", or "text_key" where they are text alone.
+    The key axis of a pattern is "key", or "text_key" where all keys are text.
 
     Raises:
-        ValueError: the tensor has not as many axes as letters.
+        ValueError: the numbers of axes and letters differ.
     """
     spelled = letters.split()
     if len(spelled) != x.ndim:

@@ -1,4 +1,4 @@
-"""The steps that reductions are made of; `str` of one is what `dit_lens.reductions.parse` reads."""
+"""The steps of reductions; `str` of a step is its name for `dit_lens.reductions.parse`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from dit_lens.axes import Part
+from dit_lens.axes import Indices
 from dit_lens.reductions.named import GRID, Named
 
 TOKENS = (*GRID, "token", "text_token", "audio_token")
@@ -22,7 +22,7 @@ MOMENTS = ("mean", "deviation", "third")
 
 @dataclass(frozen=True)
 class Mean:
-    """Means over the axes that there are of those named."""
+    """The mean over those of some axes that the tensor has."""
 
     name: str
     over: tuple[str, ...]
@@ -51,7 +51,7 @@ class Coarse:
         return f"coarse:{self.frames}:{self.rows}:{self.columns}"
 
     def __call__(self, x: Named) -> Named:
-        """The tensor on the coarse grid; cells share a token's weight where sizes do not divide."""
+        """The tensor on the coarse grid; cells overlap by a token where sizes do not divide."""
         dims = [x.dim(axis) for axis in GRID]
         size = (self.frames, self.rows, self.columns)
         have = tuple(x.values.shape[dim] for dim in dims)
@@ -73,7 +73,7 @@ class Tokens:
         return ":".join(["tokens", *map(str, self.numbers)])
 
     def __call__(self, x: Named) -> Named:
-        """The tensor with one axis "token" in the place of the grid."""
+        """The tensor with one axis "token" instead of the grid."""
         first = x.dim("frame")
         if x.axes[first : first + 3] != GRID:
             raise ValueError(f"got axes {', '.join(x.axes)} · expected video tokens on their grid")
@@ -88,17 +88,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Region:
-    """A box of video tokens, which keeps its axes."""
+    """A box of video tokens, with the axes of the grid."""
 
-    frame: Part
-    row: Part
-    column: Part
+    frame: Indices
+    row: Indices
+    column: Indices
 
     def __str__(self) -> str:
         return ":".join(["region", *(_part_text(part) for part in (self.frame, self.row, self.column))])
 
     def __call__(self, x: Named) -> Named:
-        """The tensor of the box, labelled by where it lies."""
+        """The tensor of the box, with axes labelled by the original indices."""
         values, labels = x.values, dict(x.labels)
         for axis, part in zip(GRID, (self.frame, self.row, self.column), strict=True):
             size = values.shape[x.dim(axis)]
@@ -108,7 +108,9 @@ class Region:
                 raise ValueError(f"got {axis} {_part_text(part)} · expected some of 0 to {size - 1}")
             values = values.narrow(x.dim(axis), numbers[0], len(numbers))
             labels[axis] = tuple(have[number] for number in numbers)
-        return Named(values.contiguous(), x.axes, labels)
+        return Named(
+            values.clone(memory_format=torch.contiguous_format), x.axes, labels
+        )  # a copy, since a view would keep the whole tensor in memory
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,37 @@ class RandomProjection:
 
 @lru_cache(maxsize=8)
 def gaussian(features: int, width: int, seed: int) -> Tensor:
-    """The matrix (features, width) of a random projection, float64, drawn on the CPU so that every device has it."""
+    """The matrix (features, width) of a random projection, float64, drawn on the CPU to be equal on all devices."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(features, width, generator=generator, dtype=torch.float64) / math.sqrt(width)
+
+
+@dataclass(frozen=True)
+class SpaceMoments:
+    """Mean and standard deviation over the rows and columns of each latent frame, side by side.
+
+    Within a frame alone: of crossed clips, each frame's numbers are those of the possible clip that the frame is from.
+    """
+
+    def __str__(self) -> str:
+        return "space_moments"
+
+    def __call__(self, x: Named) -> Named:
+        """The tensor with an axis "moment" instead of "row" and "column"."""
+        row, column, precise = x.dim("row"), x.dim("column"), x.precise()
+        if column != row + 1:
+            raise ValueError(f"got axes {', '.join(x.axes)} · expected row and column side by side")
+        flat = precise.flatten(row, column)
+        values = torch.stack([flat.mean(row), flat.std(row, correction=0)], row)
+        labels = {k: v for k, v in x.labels.items() if k not in ("row", "column")} | {"moment": MOMENTS[:2]}
+        return Named(values, (*x.axes[:row], "moment", *x.axes[column + 1 :]), labels)
 
 
 @dataclass(frozen=True)
 class Moments:
     """Mean, standard deviation and signed cube root of the third central moment over frames, at each place.
 
-    All three have the activation's unit and nothing is divided by. Followed by `space_mean` they are cheap features
+    All three have the unit of the activation, without any division. Followed by `space_mean` they are cheap features
     of motion, after SemanticMoments (training-free motion similarity by moments of features over time).
     """
 
@@ -147,7 +170,7 @@ class Moments:
         return "moments"
 
     def __call__(self, x: Named) -> Named:
-        """The tensor with an axis "moment" in the place of "frame"."""
+        """The tensor with an axis "moment" instead of "frame"."""
         dim, precise = x.dim("frame"), x.precise()
         mean = precise.mean(dim, keepdim=True)
         off = precise - mean
@@ -159,8 +182,8 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Direction:
-    """The inner product of the last axes with a direction, as long as the direction is (it is not normalised)."""
+class Projection:
+    """The inner product of the last axes with a direction, which is not normalised."""
 
     name: str
     vector: Tensor
@@ -179,11 +202,11 @@ class Direction:
         return Named(values, x.axes[:-rank], x.labels)
 
     @classmethod
-    def open(cls, file: str) -> Direction:
+    def open(cls, file: str) -> Projection:
         """The tensor "direction" of a safetensors file.
 
         Raises:
-            ValueError: no such file, or no such tensor in it.
+            ValueError: the file does not exist, or has no such tensor.
         """
         path = Path(file)
         tensors = load_file(path) if path.is_file() else {}
@@ -192,7 +215,7 @@ class Direction:
         return cls(path.stem, tensors["direction"])
 
 
-def _part_text(part: Part) -> str:
+def _part_text(part: Indices) -> str:
     if isinstance(part, int):
         return str(part)
     return "*" if part == slice(None) else f"{part.start}-{part.stop - 1}"

@@ -2,7 +2,8 @@
 
 - `evaluation`: what one call is, and what is asked of it;
 - `hooked`: one transformer, whose named activations can be read and written;
-- `experts`: two of them that share the noise levels;
+- `model`: one of them, or two experts that share the noise levels;
+- `restarting`: a model run from a block on;
 - `active`: hooks by step, guidance branch and expert;
 - `calls`: calls that others make, such as a pipeline;
 - `branches`: the guidance branches that such a call is for;
@@ -10,24 +11,23 @@
 """
 
 from dit_lens.running.active import Where
-from dit_lens.running.evaluation import Evaluation, Reduce, Request, Tokens, count, keeping, reduction, repeat, some
-from dit_lens.running.experts import Experts, of_pipeline
+from dit_lens.running.evaluation import Evaluation, Reduce, Request, count, keeping, reduction, repeat, some
 from dit_lens.running.generation import Generation, Recorder
 from dit_lens.running.hooked import HookedTransformer
+from dit_lens.running.model import Model, model_of
 
 __all__ = [
     "Evaluation",
-    "Experts",
     "Generation",
     "HookedTransformer",
+    "Model",
     "Recorder",
     "Reduce",
     "Request",
-    "Tokens",
     "Where",
     "count",
     "keeping",
-    "of_pipeline",
+    "model_of",
     "reduction",
     "repeat",
     "some",

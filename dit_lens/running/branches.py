@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
+
+from dit_lens.families.family import Family
 
 DOUBLED = "cond_uncond"  # how pipelines name a call of one batch for both branches ...
 HALVES = ("uncond", "cond")  # ... and the order in which all of them stack it
 PREDICTION = "pred_"  # what guider objects (HunyuanVideo 1.5) say before the branch
 
 
-def guided(family: ModuleType, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+def guided(family: Family, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """What guidance makes of both branches: uncond + g (cond - uncond), or cond + g (cond - uncond) in Cosmos.
 
     Of velocities, clean estimates and outputs alike, which differ by the latent that both branches are fed. Term for
     term as the stock pipelines have it, so that it is theirs to the bit.
     """
-    start = cond if getattr(family, "GUIDED_FROM_COND", False) else uncond
+    start = cond if family.guided_from_cond else uncond
     return start + scale * (cond - uncond)
 
 
@@ -28,7 +29,7 @@ class Branches:
     """The branches of calls that a pipeline makes.
 
     Most pipelines name a call by their transformer's `cache_context`. Where one does not, its family says what the
-    calls of a step are for, in turn (`CONTEXTS`, in the words of `cache_context`); a call outside of the pipeline's
+    calls of a step are for, in turn (`contexts`, in the words of `cache_context`); a call outside of the pipeline's
     loop is then of no branch.
 
     Args:
@@ -36,10 +37,10 @@ class Branches:
         pipeline: who calls; None where nobody knows.
     """
 
-    def __init__(self, family: ModuleType, pipeline: Any):
+    def __init__(self, family: Family, pipeline: Any):
         self.pipeline = pipeline
         self._named: list[str] = []
-        self._in_turn: tuple[str, ...] = getattr(family, "CONTEXTS", ())
+        self._in_turn: tuple[str, ...] = family.contexts
         self._step: Any = None
         self._calls = 0
 
@@ -59,10 +60,10 @@ class Branches:
         return cache_context
 
     def of_call(self) -> tuple[str, ...]:
-        """The branches of the call that is made now, in the order of its batch; none where they are not told."""
+        """The branches of the call that is made now, in the order of its batch; none where they are unknown."""
         if self._named:
             return branches(self._named[-1], self.pipeline)
-        # Set anew, to an object of its own, at every step of the loop; None outside of it.
+        # Set again, to an object of its own, at every step of the loop; None outside of it.
         step = getattr(self.pipeline, "current_timestep", None)
         if step is None or not self._in_turn:
             return ()

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from dit_lens.families.family import Family
 from dit_lens.running.branches import Branches
 from dit_lens.running.evaluation import PLAIN, Evaluation
 
 if TYPE_CHECKING:
     from dit_lens.running.hooked import HookedTransformer
 
+ROUNDED = 0.002  # how far a scheduler's rounding takes the level of a timestep from the exact one
 TORCH_HOOKS = (
     "_forward_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -28,53 +29,73 @@ def intercepted(models: Sequence[HookedTransformer], pipeline: Any) -> Iterator[
     """Every plain call of the transformers takes the active hooks along; a call inside a trace is left alone."""
     with ExitStack() as stack:
         for model in models:
-            told = Branches(model.family, pipeline)
-            # At the end of a call a pipeline that moves its parts about makes forward anew, of what accelerate keeps.
+            branches = Branches(model.family, pipeline)
+            # At the end of a call a pipeline that moves its parts about makes forward again, of what accelerate keeps.
             for name in ("forward", "_old_forward"):
                 if name == "forward" or name in vars(model.transformer):
-                    hooked = _forward(model, pipeline, told, getattr(model.transformer, name))
+                    hooked = _forward(model, pipeline, branches, getattr(model.transformer, name))
                     stack.enter_context(_replaced(model.transformer, name, hooked))
             if hasattr(model.transformer, "cache_context"):
-                noted = told.noting(model.transformer)
+                noted = branches.noting(model.transformer)
                 stack.enter_context(_replaced(model.transformer, "cache_context", noted))
         yield
 
 
 @contextmanager
 def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    own, before = name in vars(module), getattr(module, name)
+    overridden, before = name in vars(module), getattr(module, name)
     setattr(module, name, value)
     try:
         yield
     finally:
-        if own:
+        if overridden:
             setattr(module, name, before)
         else:
             delattr(module, name)
 
 
-def _forward(model: HookedTransformer, pipeline: Any, told: Branches, forward: Any) -> Any:
+def _forward(model: HookedTransformer, pipeline: Any, branches: Branches, forward: Any) -> Any:
     """The given forward of the model, under the active hooks where a call is not ours."""
     signature = inspect.signature(type(model.transformer).forward)
 
     def hooked_forward(*args: Any, **kwargs: Any) -> Any:
+        with model.alone:
+            return called(*args, **kwargs)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
         if model.traced.running or model.calling:
             return forward(*args, **kwargs)
-        given = signature.bind(model.transformer, *args, **kwargs).arguments
-        inputs = {name: value for name, value in given.items() if name != "self"}
+        model.check()
+        bound = signature.bind(model.transformer, *args, **kwargs).arguments
+        inputs = {name: value for name, value in bound.items() if name != "self"}
         inputs |= inputs.pop("kwargs", {})
         wants_tuple = not inputs.get("return_dict", True)
         place = placed(model, getattr(pipeline, "scheduler", None), inputs["timestep"])
-        evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, told.of_call())
+        evaluation = Evaluation(inputs | {"return_dict": False}, *place, model.expert, branches.of_call())
         functions = model.active.at(evaluation)
         if not functions:
             with model.by_ourselves():
                 return forward(*args, **kwargs)
         with _seen(model.transformer):
             output, _, _ = model.put_out(evaluation, functions, PLAIN)
-        return output if wants_tuple else getattr(model.family, "OUTPUT", Transformer2DModelOutput)(*output)
+        return output if wants_tuple else model.family.output(*output)
 
+    hooked_forward.active = model.active  # pyright: ignore[reportFunctionMemberAccess]
     return hooked_forward
+
+
+def refuse_others(model: HookedTransformer) -> None:
+    """Passes where no other lens has hooks open on the transformer.
+
+    Raises:
+        RuntimeError: one has; its trace and ours would run into each other.
+    """
+    for name in ("forward", "_old_forward"):
+        if getattr(vars(model.transformer).get(name), "active", model.active) is not model.active:
+            raise RuntimeError(
+                f"got hooks that another lens has open on the transformer of {model.name} · expected one lens at a time"
+                " · open them all on one lens, or leave the other's `hooks` first"
+            )
 
 
 @contextmanager
@@ -101,7 +122,13 @@ def placed(model: HookedTransformer, scheduler: Any, timestep: Tensor) -> tuple[
         return None, sigma
     step: Any = getattr(scheduler, "step_index", None)  # not every scheduler counts
     index = step if step in places else places[0]
-    own = getattr(scheduler, "sigmas", None)
-    if own is not None and model.same_levels(own, scheduler.timesteps):
-        sigma = float(own[index])
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None and same_levels(model.family, sigmas, scheduler.timesteps):
+        sigma = float(sigmas[index])
     return len(scheduler.timesteps) - index, sigma
+
+
+def same_levels(family: Family, sigmas: Tensor, timesteps: Tensor) -> bool:
+    """Whether a scheduler counts noise as the family does, up to rounding of timesteps; Mochi's and EDM's do not."""
+    levels = family.to_sigma(timesteps.float()).cpu()
+    return bool((sigmas[: len(levels)].cpu() - levels).abs().max() < ROUNDED)

@@ -16,7 +16,7 @@ Address = tuple[int | None, float, str | None, str | None]  # step, sigma, branc
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class CachedEvaluation:
     """What was kept of one evaluation: its place in the generation, and the activations."""
 
     step: int | None
@@ -36,14 +36,14 @@ class Generation:
     """
 
     output: Any = field(repr=False)
-    evaluations: tuple[Kept, ...]
+    evaluations: tuple[CachedEvaluation, ...]
 
     @property
     def frames(self) -> Any:
         """The video, in the pipeline's `output_type` (latents (b, c, f, h, w) for "latent")."""
         return self.output.frames
 
-    def __iter__(self) -> Iterator[Kept]:
+    def __iter__(self) -> Iterator[CachedEvaluation]:
         return iter(self.evaluations)
 
     def __len__(self) -> int:
@@ -51,12 +51,12 @@ class Generation:
 
     def __getitem__(self, place: int | tuple[int | None, str | None]) -> ActivationCache:
         step, *branch = place if isinstance(place, tuple) else (place,)
-        found = [kept for kept in self if kept.step == step and (not branch or kept.branch == branch[0])]
-        if len(found) == 1:
-            return found[0].cache
+        matches = [kept for kept in self if kept.step == step and (not branch or kept.branch == branch[0])]
+        if len(matches) == 1:
+            return matches[0].cache
         places = ", ".join(f"[{kept.step}, {kept.branch!r}]" for kept in self)
         raise KeyError(
-            f"got {place!r}, where {len(found)} evaluations were kept · expected one of {places}"
+            f"got {place!r}, where {len(matches)} evaluations were kept · expected one of {places}"
             " · iterate over the generation to see all"
         )
 
@@ -87,6 +87,6 @@ class Recorder:
             self._axes[hook.name] = hook.axes
 
     @property
-    def kept(self) -> tuple[Kept, ...]:
+    def kept(self) -> tuple[CachedEvaluation, ...]:
         """Everything that was kept, in the order in which it was run."""
-        return tuple(Kept(*address, cache) for address, cache in self._order)
+        return tuple(CachedEvaluation(*address, cache) for address, cache in self._order)

@@ -1,7 +1,7 @@
-"""The index of a store: a line for every batch that came to an end, appended whole and flushed to disk.
+"""The index of a store: a line for every finished batch, appended atomically and flushed to disk.
 
-A line is the sha256 of an entry, a space, and the entry as JSON. A line that a kill cut short has no end and counts for
-nothing; a line that was changed is refused.
+A line is the sha256 of an entry, a space, and the entry as JSON. A line that a kill truncated has no line end and is
+ignored; a line that was changed later is an error.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dit_lens.store.plan import canonical, sha256_file, sha256_text
+from dit_lens.results import canonical
+from dit_lens.store.plan import sha256_file, sha256_text
 
 INDEX = "index.jsonl"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item of the data set that could not be captured: its number, its id where that is known, and why."""
+    """An item of the data set that could not be captured: its number, its id where known, and the error."""
 
     item: int
     id: str
@@ -30,16 +31,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Entry:
-    """How a batch ended.
+    """The outcome of a batch.
 
     Attributes:
-        batch: its number, which is that of its shard.
-        plan: digest of the plan it was made by.
+        batch: its number, which is also that of its shard.
+        plan: digest of the plan that it belongs to.
         shard: file name; None where no item of the batch could be captured, or the run stopped at one.
         bytes, sha256, modified: of the shard's file (modified in nanoseconds since 1970).
-        clips: columns of its clips: id, group, role, property, possible.
-        failures: items that are not in it.
-        done: False where the run stopped; the batch is then to be made again.
+        clips: columns of its clips: id, scene, group, role, property, possible.
+        failures: items that could not be captured.
+        done: False where the run stopped in this batch, which is then computed again.
     """
 
     batch: int
@@ -54,7 +55,7 @@ class Entry:
 
 
 def append(folder: Path, entry: Entry) -> None:
-    """Adds a line; what an earlier writer left cut short is taken off first."""
+    """Appends a line, after removing a truncated line that a killed writer left."""
     text = canonical(asdict(entry))
     line = f"{sha256_text(text)} {text}\n".encode()
     with (folder / INDEX).open("ab+") as file:
@@ -85,31 +86,37 @@ def read(folder: Path, plan: str) -> dict[int, Entry]:
     for number, line in enumerate(content[: _whole(content)].splitlines(), start=1):
         digest, _, text = line.decode(errors="replace").partition(" ")
         if sha256_text(text) != digest:
-            raise ValueError(f"got {path}, whose line {number} was changed after it was written · restore it")
-        told = json.loads(text)
-        entry = Entry(**{**told, "failures": tuple(Failure(**one) for one in told["failures"])})
+            raise ValueError(
+                f"got {path}, whose line {number} was changed after it was written · expected an unchanged index ·"
+                " restore it from a copy"
+            )
+        fields = json.loads(text)
+        entry = Entry(**{**fields, "failures": tuple(Failure(**failure) for failure in fields["failures"])})
         if entry.plan != plan:
-            raise ValueError(f"got {path}, whose line {number} (batch {entry.batch}) belongs to another store")
+            raise ValueError(
+                f"got {path}, whose line {number} (batch {entry.batch}) belongs to another store · expected lines of"
+                " this store only · restore the file from a copy"
+            )
         entries[entry.batch] = entry
     return dict(sorted(entries.items()))
 
 
 def check_shard(folder: Path, entry: Entry, content: bool | None) -> None:
-    """Checks that a shard is there with the size, and on request the bytes, that it was written with.
+    """Checks that a shard exists with the size, and on request the content, that it was written with.
 
     Args:
-        content: compare the sha256; None does where the file was modified since.
+        content: whether to compare the sha256; None compares it only where the file was modified since.
 
     Raises:
-        ValueError: it is missing, truncated or damaged; names it.
+        ValueError: the shard is missing, truncated or damaged; names it.
     """
     path = folder / str(entry.shard)
     remedy = "restore it, or delete it and run the capture again"
     if not path.is_file():
         raise ValueError(f"got no shard {path} · expected {entry.bytes} bytes · restore it, or run the capture again")
-    told = path.stat()
-    if told.st_size != entry.bytes:
-        raise ValueError(f"got shard {path} of {told.st_size} bytes · expected {entry.bytes} · {remedy}")
-    suspicious = told.st_mtime_ns != entry.modified if content is None else content
+    status = path.stat()
+    if status.st_size != entry.bytes:
+        raise ValueError(f"got shard {path} of {status.st_size} bytes · expected {entry.bytes} · {remedy}")
+    suspicious = status.st_mtime_ns != entry.modified if content is None else content
     if suspicious and sha256_file(path) != entry.sha256:
         raise ValueError(f"got shard {path}, whose sha256 is not the one in the index · {remedy}")

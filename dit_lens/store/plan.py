@@ -1,4 +1,4 @@
-"""What a store holds, agreed before anything is written: variables, steps, batches, and what decides the values."""
+"""The plan of a store, fixed before anything is written: variables, steps, batches, and all that decides the values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dit_lens.results import replace_atomically
+from dit_lens.atomic_files import replace_atomically
+from dit_lens.results import canonical
 
 KIND = "dit_lens.store"
 VERSION = 1
@@ -26,16 +27,16 @@ Place = tuple[str, int | None]  # a variable's name and the position of the bloc
 
 @dataclass(frozen=True)
 class Variable:
-    """An array of the store: clip, step and then its own dimensions.
+    """An array of the store, with the dimensions clip, step, and then those of the variable.
 
     Attributes:
         name: such as "resid_post.mean".
-        dims: its own dimensions in words; the first may be "block".
-        shape: their sizes.
+        dims: names of the dimensions after clip and step; the first may be "block".
+        shape: sizes of these dimensions.
         dtype: see STORED.
-        labels: of dimensions that are not simply counted from 0.
-        points: hook points it was read at, by block where there are several.
-        reduction: made in the hook.
+        labels: coordinates of dimensions that are not simply counted from 0.
+        points: the hook points that it was read at, one per block where it has blocks.
+        reduction: the reduction that was computed in the hook.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Variable:
     reduction: str = "none"
 
     def __str__(self) -> str:
-        own = [f"{dim} {size}" for dim, size in zip(self.dims, self.shape, strict=True)]
-        return f"{self.name} ({', '.join(['clip', 'step', *own])}) {self.dtype}"
+        sizes = [f"{dim} {size}" for dim, size in zip(self.dims, self.shape, strict=True)]
+        return f"{self.name} ({', '.join(['clip', 'step', *sizes])}) {self.dtype}"
 
     @property
     def blocked(self) -> bool:
@@ -57,29 +58,29 @@ class Variable:
 
     @property
     def cell(self) -> tuple[int, ...]:
-        """Shape of what one evaluation gives of a clip, at one hook point."""
+        """Shape of the values of one clip from one evaluation, at one hook point."""
         return self.shape[int(self.blocked) :]
 
     @property
     def cell_bytes(self) -> int:
-        """Of such a cell."""
+        """Bytes of such a cell."""
         return math.prod(self.cell) * np.dtype(STORED[self.dtype]).itemsize
 
     @property
     def bytes(self) -> int:
-        """Of one clip at one step."""
+        """Bytes of one clip at one step."""
         return math.prod(self.shape) * np.dtype(STORED[self.dtype]).itemsize
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a store will hold.
+    """The full content of a store, and what decides its values.
 
     Attributes:
-        steps: counted from data; `sigmas` and `timesteps` are theirs.
-        batches: how many shards there will be.
-        clips: how many clips there are if no item fails.
-        asked: options, weights and code: what decides the values.
+        steps: counted from data, with their `sigmas` and `timesteps`.
+        batches: number of shards.
+        clips: number of clips if no item fails.
+        asked: options, weights and code, which decide the values.
         compression: "auto" (deflate, where it saves a tenth or more) or "none".
     """
 
@@ -94,12 +95,12 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Tells one plan from another; every shard carries it."""
+        """An identifier of the plan, which every shard contains."""
         return sha256_text(canonical(asdict(self)))
 
     @property
     def bytes(self) -> int:
-        """Uncompressed, of all clips and steps."""
+        """Uncompressed bytes of all clips and steps."""
         return sum(variable.bytes for variable in self.variables) * self.clips * len(self.steps)
 
     def variable(self, name: str) -> Variable:
@@ -107,7 +108,7 @@ class Plan:
         return next(variable for variable in self.variables if variable.name == name)
 
     def check(self, values: Mapping[Place, Tensor], clips: int) -> None:
-        """Checks that values of so many clips have the shapes and dtypes that are planned.
+        """Checks that the values of `clips` clips have the planned shapes and dtypes.
 
         Raises:
             ValueError: names the variable.
@@ -118,31 +119,28 @@ class Plan:
             if tuple(tensor.shape) != shape or str(tensor.dtype) != f"torch.{variable.dtype}":
                 raise ValueError(
                     f"got {name} of shape {tuple(tensor.shape)}, {tensor.dtype} · expected {shape},"
-                    f" torch.{variable.dtype} · all clips of a store have one shape"
+                    f" torch.{variable.dtype} · all clips of a store need one shape"
                 )
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-
-
 def sha256_text(text: str) -> str:
-    """Hex digest of a text."""
+    """The sha256 of a text, as hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file."""
+    """The sha256 of a file, as hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_plan(folder: Path, plan: Plan, provenance: str) -> None:
     """Writes store.json, with a digest of itself."""
-    told = {"kind": KIND, "version": VERSION, "plan": asdict(plan), "provenance": json.loads(provenance)}
+    content = {"kind": KIND, "version": VERSION, "plan": asdict(plan), "provenance": json.loads(provenance)}
     with replace_atomically(folder / PLAN) as aside:
-        aside.write_text(json.dumps({**told, "sha256": sha256_text(canonical(told))}, indent=1, ensure_ascii=False))
+        aside.write_text(
+            json.dumps({**content, "sha256": sha256_text(canonical(content))}, indent=1, ensure_ascii=False)
+        )
 
 
 def open_plan(folder: Path) -> tuple[Plan, dict[str, Any]]:
@@ -155,30 +153,38 @@ def open_plan(folder: Path) -> tuple[Plan, dict[str, Any]]:
     path = folder / PLAN
     if not path.is_file():
         raise FileNotFoundError(
-            f"got {folder} without {PLAN} · expected a store · python -m analyses.store_activations"
+            f"got {folder} without {PLAN} · expected a store · make one with python -m analyses.store_activations"
         )
     try:
-        told = json.loads(path.read_text())
-        kind, version, digest = told["kind"], told["version"], told.pop("sha256")
+        content = json.loads(path.read_text())
+        kind, version, digest = content["kind"], content["version"], content.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"got {path}, which is no plan of a store ({error}) · restore it from a copy") from error
+        raise ValueError(
+            f"got {path}, which is not the plan of a store ({error}) · expected one · restore it from a copy"
+        ) from error
     check_version(path, kind, version)
-    if sha256_text(canonical(told)) != digest:
-        raise ValueError(f"got {path}, which was changed after it was written · restore it from a copy")
-    plan = told["plan"]
-    variables = tuple(Variable(**{key: _frozen(value) for key, value in one.items()}) for one in plan["variables"])
-    rest = {key: _frozen(value) for key, value in plan.items() if key not in ("variables", "asked")}
-    return Plan(variables=variables, asked=plan["asked"], **rest), told["provenance"]
+    if sha256_text(canonical(content)) != digest:
+        raise ValueError(
+            f"got {path}, which was changed after it was written · expected it unchanged · restore it from a copy"
+        )
+    plan = content["plan"]
+    variables = tuple(
+        Variable(**{key: _frozen(value) for key, value in fields.items()}) for fields in plan["variables"]
+    )
+    options = {key: _frozen(value) for key, value in plan.items() if key not in ("variables", "asked")}
+    return Plan(variables=variables, asked=plan["asked"], **options), content["provenance"]
 
 
 def check_version(path: Path, kind: Any, version: Any) -> None:
-    """Refuses what is not ours, or was written by a later version.
+    """Checks that a file belongs to a store, and to one of this version or an earlier one.
 
     Raises:
         ValueError: names the file.
     """
     if kind != KIND:
-        raise ValueError(f"got {path} of kind {kind!r} · expected {KIND!r} · it is not a file of this store")
+        raise ValueError(
+            f"got {path} of kind {kind!r} · expected {KIND!r} · the file does not belong to a store of activations"
+        )
     if not 1 <= int(version) <= VERSION:
         raise ValueError(f"got {path} of version {version} · expected at most {VERSION} · update dit_lens")
 
@@ -186,4 +192,4 @@ def check_version(path: Path, kind: Any, version: Any) -> None:
 def _frozen(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
-    return {key: _frozen(own) for key, own in value.items()} if isinstance(value, dict) else value
+    return {key: _frozen(entry) for key, entry in value.items()} if isinstance(value, dict) else value

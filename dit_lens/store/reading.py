@@ -1,4 +1,4 @@
-"""Reading a store: checked when it is opened, then one array over all shards, read where it is indexed."""
+"""Reading a store: checked when it is opened, then one lazy array over all shards, read where it is indexed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 import dit_lens.store.index as index
+from dit_lens.atomic_files import remedy
 from dit_lens.choices import check_choice
 from dit_lens.store.index import Entry
 from dit_lens.store.plan import STORED, Plan, Variable, check_version, open_plan
@@ -27,11 +28,11 @@ Key = int | slice | Sequence[int] | np.ndarray
 
 
 def open_store(folder: Path | str, partial: bool = False, verify: bool | None = None) -> Store:
-    """A store, once every shard was found to be there and of its size.
+    """A store opened for reading, after a check that every shard exists and has its size.
 
     Args:
-        partial: also one that is not finished, as far as it is.
-        verify: compare every shard's sha256; None does where a file was modified since it was written.
+        partial: whether to open an unfinished store too.
+        verify: whether to compare every shard's sha256; None does so where a file was modified after it was written.
 
     Raises:
         FileNotFoundError: there is no store in the folder.
@@ -43,8 +44,8 @@ def open_store(folder: Path | str, partial: bool = False, verify: bool | None = 
     store = Store(folder, plan, provenance, entries)
     if store.missing and not partial:
         raise ValueError(
-            f"got {folder} without {len(store.missing)} of {plan.batches} batches (the first: {store.missing[0]})"
-            " · expected all · run the capture again to finish it, or open with partial=True"
+            f"got {folder} without {len(store.missing)} of {plan.batches} batches (the first: {store.missing[0]}) ·"
+            " expected all batches · run the capture again to complete it, or open with partial=True"
         )
     for entry in store.shards:
         index.check_shard(folder, entry, verify)
@@ -57,23 +58,23 @@ def open_store(folder: Path | str, partial: bool = False, verify: bool | None = 
 class Store(Mapping[str, xr.DataArray]):
     """Activations on disk by variable, such as `store["resid_post.mean"]`: (clip, step, block, feature).
 
-    An array is read when its values are asked for, and only the part that was selected.
+    An array is read when its values are needed, and only the selected part.
 
     Attributes:
-        plan: what the store was to hold.
-        provenance: what made it.
+        plan: the planned content of the store.
+        provenance: the code, weights and options that it was computed with.
         shards: index entries of its shards, in the order of the clips.
-        missing: batches that are not there (yet).
-        clips: id, group, role, property and possible (True, False or None) of every clip.
-        errors: items that are not in the store, and why; where a run stopped, the one it stopped at.
+        missing: batches that are not (yet) in the store.
+        clips: id, scene, group, role, property and possible (True, False or None) of every clip.
+        errors: items that could not be captured, and why; where a run stopped, the item that it stopped at.
     """
 
     def __init__(self, folder: Path, plan: Plan, provenance: Mapping[str, Any], entries: Mapping[int, Entry]):
         self.folder, self.plan, self.provenance = folder, plan, provenance
-        done = [entry for entry in entries.values() if entry.done]
-        self.shards = [entry for entry in done if entry.shard is not None]
-        self.missing = sorted(set(range(plan.batches)) - {entry.batch for entry in done})
-        columns = ("id", "group", "role", "property", "possible")
+        finished = [entry for entry in entries.values() if entry.done]
+        self.shards = [entry for entry in finished if entry.shard is not None]
+        self.missing = sorted(set(range(plan.batches)) - {entry.batch for entry in finished})
+        columns = ("id", "scene", "group", "role", "property", "possible")
         self.clips = pd.DataFrame(
             {name: [value for entry in self.shards for value in entry.clips[name]] for name in columns}
         )
@@ -110,11 +111,11 @@ class Store(Mapping[str, xr.DataArray]):
 
     @property
     def bytes(self) -> int:
-        """Of all shards on disk."""
+        """Bytes of all shards on disk."""
         return sum(entry.bytes for entry in self.shards)
 
     def dataset(self, *names: str) -> xr.Dataset:
-        """Several variables side by side, all unless named.
+        """Several variables as one dataset, by default all.
 
         Raises:
             ValueError: a dimension has different sizes among them, such as the feature of "resid_post" and "attn.z".
@@ -122,37 +123,39 @@ class Store(Mapping[str, xr.DataArray]):
         try:
             data = xr.Dataset({name: self[name] for name in names or self})
         except ValueError as error:
-            raise ValueError(f"{error} · expected variables of like dimensions · name those to go together") from error
+            raise ValueError(
+                f"{error} · expected variables with the same dimensions · name variables that go together"
+            ) from error
         return data.assign_attrs(provenance=json.dumps(self.provenance), missing=self.missing)
 
     def tensor(self, name: str, clip: Key = slice(None), step: Key = slice(None), block: Key = slice(None)) -> Tensor:
-        """Values in the very dtype they were captured in; all but integers keep their axis.
+        """Values in the dtype that they were captured in; every index but an integer keeps its axis.
 
         Args:
             clip, step, block: positions (not labels), as integers, slices or lists.
         """
         variable = self._variable(name)
-        rest = variable.dims[1:] if variable.blocked else variable.dims
-        keys = (clip, step, *((block,) if variable.blocked else ()), *(slice(None) for _ in rest))
+        feature_dims = variable.dims[1:] if variable.blocked else variable.dims
+        keys = (clip, step, *((block,) if variable.blocked else ()), *(slice(None) for _ in feature_dims))
         return to_tensor(self.read(variable, keys), variable.dtype)
 
     def read(self, variable: Variable, keys: tuple[Key, ...]) -> np.ndarray:
-        """Bits as stored, indexed along every axis for itself.
+        """Values as stored (bfloat16 as its bits), with each axis indexed separately.
 
         Raises:
             ValueError: a shard cannot be read, or is not what the index says; names it.
         """
         numbers = [np.atleast_1d(np.arange(n)[_plain(key)]) for n, key in zip(self._shape(variable), keys, strict=True)]
-        found = np.empty([len(number) for number in numbers], STORED[variable.dtype])
+        values = np.empty([len(number) for number in numbers], STORED[variable.dtype])
         first = 0
         for entry in self.shards:
-            here = (numbers[0] >= first) & (numbers[0] < first + len(entry.clips["id"]))
-            if found[here].size:
+            inside = (numbers[0] >= first) & (numbers[0] < first + len(entry.clips["id"]))
+            if values[inside].size:
                 with _opened(self.folder, entry) as file:
                     dataset: Any = file[f"activations/{variable.name}"]
-                    found[here] = _read(dataset, [numbers[0][here] - first, *numbers[1:]], 1 + variable.blocked)
+                    values[inside] = _read(dataset, [numbers[0][inside] - first, *numbers[1:]], 1 + variable.blocked)
             first += len(entry.clips["id"])
-        return found[tuple(0 if isinstance(key, (int, np.integer)) else slice(None) for key in keys)]
+        return values[tuple(0 if isinstance(key, (int, np.integer)) else slice(None) for key in keys)]
 
     def _variable(self, name: str) -> Variable:
         try:
@@ -164,16 +167,16 @@ class Store(Mapping[str, xr.DataArray]):
         return (len(self.clips), len(self.plan.steps), *variable.shape)
 
     def _coords(self, variable: Variable) -> dict[str, Any]:
-        told = {name: ("clip", self.clips[name].to_numpy()) for name in ("group", "role", "property")}
+        columns = {name: ("clip", self.clips[name].to_numpy()) for name in ("scene", "group", "role", "property")}
         # bool where all labels are known, else objects: None must not turn into a label
-        told["possible"] = ("clip", np.array(self.clips["possible"].tolist()))
+        columns["possible"] = ("clip", np.array(self.clips["possible"].tolist()))
         levels = {name: ("step", list(getattr(self.plan, f"{name}s"))) for name in ("sigma", "timestep")}
         labels = {dim: list(values) for dim, values in variable.labels.items()}
-        return {"clip": self.clips["id"].to_numpy(), **told, "step": list(self.plan.steps), **levels, **labels}
+        return {"clip": self.clips["id"].to_numpy(), **columns, "step": list(self.plan.steps), **levels, **labels}
 
 
 class _Lazy(BackendArray):
-    """What xarray asks of an array that is read piece by piece."""
+    """The interface that xarray requires of an array that is read lazily."""
 
     def __init__(self, store: Store, variable: Variable):
         self.store, self.variable = store, variable
@@ -189,20 +192,23 @@ class _Lazy(BackendArray):
 
 @contextmanager
 def _opened(folder: Path, entry: Entry) -> Iterator[h5py.File]:
-    """A shard's file, once it was found to be what the index says; what cannot be read is told by name."""
+    """A shard's open file, after a check that it matches the index; an error names a file that cannot be read."""
     path = folder / str(entry.shard)
     try:
         with h5py.File(path, "r") as file:
             attributes: Any = dict(file.attrs)
             check_version(path, attributes.get("kind"), attributes.get("version", 0))
             ids: Any = file["id"]
-            told = (int(attributes["batch"]), str(attributes["plan"]), [text.decode() for text in ids[()]])
-            if told != (entry.batch, entry.plan, list(entry.clips["id"])):
-                raise ValueError(f"got shard {path} of another batch or store (batch {told[0]}) · restore it")
+            recorded = (int(attributes["batch"]), str(attributes["plan"]), [text.decode() for text in ids[()]])
+            if recorded != (entry.batch, entry.plan, list(entry.clips["id"])):
+                raise ValueError(
+                    f"got shard {path} of another batch or store (batch {recorded[0]}) · expected the shard of this"
+                    " batch · restore it"
+                )
             yield file
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         index.check_shard(folder, entry, content=True)  # says so where the file is not as it was written
-        raise ValueError(f"got shard {path}, which cannot be read ({error}) · restore it") from error
+        raise ValueError(f"got shard {path}, which cannot be read ({error}) · {remedy(error, 'restore it')}") from error
 
 
 def _plain(key: Key) -> Any:
@@ -213,12 +219,12 @@ def _read(dataset: Any, numbers: list[np.ndarray], cells: int) -> np.ndarray:
     """Values at the product of positions along each axis.
 
     Args:
-        cells: how many axes behind the clips are chunked one by one, and so read one by one.
+        cells: number of axes after the clip axis that have chunks of length 1, and are read one index at a time.
     """
-    found = np.empty([len(number) for number in numbers], dataset.dtype)
+    values = np.empty([len(number) for number in numbers], dataset.dtype)
     box = [slice(number.min(), number.max() + 1) for number in (numbers[0], *numbers[1 + cells :])]
     inside = np.ix_(*(n - b.start for n, b in zip((numbers[0], *numbers[1 + cells :]), box, strict=True)))
     for at in itertools.product(*(range(len(number)) for number in numbers[1 : 1 + cells])):
         place = [number[i] for number, i in zip(numbers[1:], at, strict=False)]
-        found[(slice(None), *at)] = dataset[(box[0], *place, *box[1:])][inside]
-    return found
+        values[(slice(None), *at)] = dataset[(box[0], *place, *box[1:])][inside]
+    return values

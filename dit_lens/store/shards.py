@@ -1,4 +1,4 @@
-"""One shard: an HDF5 file of one batch of clips, written aside by a thread of its own and renamed when whole."""
+"""One shard: an HDF5 file of a batch of clips, written by a separate thread and renamed when complete."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from dit_lens.results import replace_atomically
+from dit_lens.atomic_files import replace_atomically
 from dit_lens.store.plan import KIND, STORED, VERSION, Place, Plan, Variable, sha256_file
 from dit_lens.tensor_file import to_bits
 
-CHUNK = 2**24  # bytes; above, each clip has a chunk of its own
-PAYS = 0.9  # a chunk is kept compressed where it shrinks to less than this
+CHUNK = 2**24  # bytes; above this, each clip has a separate chunk
+PAYS = 0.9  # a chunk is stored compressed if it shrinks to less than this share
 UNFILTERED = 0b11  # HDF5's mask of a chunk that skips both filters, shuffle and deflate
 AHEAD = 2  # evaluations that may wait for the disk
-TEXTS = ("id", "group", "role", "property")
+TEXTS = ("id", "scene", "group", "role", "property")
 
 Columns = Mapping[str, Sequence[Any]]
 
 
 class _AbandonedError(Exception):
-    """Whoever filled the shard ended with an error."""
+    """The caller that filled the shard ended with an error."""
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """What one evaluation gave: the index of its step, and arrays (clip, ...)."""
+    """The values of one evaluation: the index of its step, and arrays (clip, ...)."""
 
     step: int
     arrays: dict[Place, np.ndarray]
 
 
 class ShardWriter:
-    """A shard in the making, as a context: at its end the file is whole and on disk under its name, or there is none.
+    """A context for writing a shard: at its end the complete file is on disk under its name, or there is no file.
 
     Args:
-        path: of the finished shard.
-        clips: columns id, group, role, property and possible.
+        path: file name of the finished shard.
+        clips: columns id, scene, group, role, property and possible.
 
     Attributes:
-        sha256: of the finished file.
+        sha256: digest of the finished file.
     """
 
     def __init__(self, path: Path, plan: Plan, batch: int, clips: Columns):
@@ -63,9 +63,9 @@ class ShardWriter:
         self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
 
     def put(self, step: int, values: Mapping[Place, Tensor]) -> None:
-        """Hands over what the evaluation at a step (its index in the plan) gave; waits while the queue is full.
+        """Queues the values of the evaluation at a step (its index in the plan); waits while the queue is full.
 
-        Nothing is copied on the way to the file: leave the tensors as they are until the shard is written.
+        Nothing is copied on the way to the file: do not change the tensors until the shard is written.
 
         Raises:
             ValueError: an array of another shape or dtype than planned, or one that is put twice.
@@ -81,7 +81,7 @@ class ShardWriter:
 
     def _strike(self, name: str, step: int, block: int | None) -> None:
         if (name, step, block) not in self._due:
-            raise ValueError(f"got {name} at step {step}, block {block} · expected what is planned, once")
+            raise ValueError(f"got {name} at step {step}, block {block} · expected only planned activations, each once")
         self._due.remove((name, step, block))
 
     def __enter__(self) -> ShardWriter:
@@ -89,32 +89,32 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        whole = error is None and not self._due
-        self._queue.put(whole)
+        complete = error is None and not self._due
+        self._queue.put(complete)
         self._thread.join()
         if error is not None:
             return
         if self._error is not None and not isinstance(self._error, _AbandonedError):
             raise self._error
-        if not whole:
+        if not complete:
             name, step, block = min(self._due, key=str)
-            raise ValueError(f"got no {name} at step {step}, block {block} · expected all that is planned")
+            raise ValueError(f"got no {name} at step {step}, block {block} · expected all planned activations")
 
     def _cells(self) -> Iterator[_Cells]:
-        while isinstance(found := self._queue.get(), _Cells):
-            yield found
+        while isinstance(message := self._queue.get(), _Cells):
+            yield message
         self._ended = True
-        if not found:
+        if not message:
             raise _AbandonedError
 
     def _run(self) -> None:
-        """On the thread. After an error the queue is emptied, so that whoever fills it does not wait for ever."""
+        """Runs on the thread. After an error the queue is emptied, so that the caller does not wait for ever."""
         try:
             with replace_atomically(self.path) as aside:
                 self._write(aside)
                 self.sha256 = flush(aside)
             sync_folder(self.path.parent)
-        except BaseException as error:  # raised again on the thread that fills
+        except BaseException as error:  # raised again on the caller's thread
             self._error = error
             while not self._ended:
                 self._ended = not isinstance(self._queue.get(), _Cells)
@@ -122,11 +122,11 @@ class ShardWriter:
     def _write(self, aside: Path) -> None:
         with h5py.File(aside, "w", libver="v110") as file:
             self._describe(file)
-            made = {v.name: (self._dataset(file, v), Packing(self.plan.compression)) for v in self.plan.variables}
+            datasets = {v.name: (self._dataset(file, v), Packing(self.plan.compression)) for v in self.plan.variables}
             for cells in self._cells():
                 for (name, block), array in cells.arrays.items():
                     place = (cells.step,) if block is None else (cells.step, block)
-                    _write_cell(*made[name], place, array)
+                    _write_cell(*datasets[name], place, array)
 
     def _describe(self, file: h5py.File) -> None:
         file.attrs.update({"kind": KIND, "version": VERSION, "batch": self.batch, "plan": self.plan.digest})
@@ -139,9 +139,9 @@ class ShardWriter:
 
     def _dataset(self, file: h5py.File, variable: Variable) -> h5py.Dataset:
         clips = len(self.clips["id"])
-        each = clips if variable.cell_bytes * clips <= CHUNK else 1
+        per_chunk = clips if variable.cell_bytes * clips <= CHUNK else 1
         shape = (clips, len(self.plan.steps), *variable.shape)
-        chunks = (each, 1, *[1] * variable.blocked, *variable.cell)
+        chunks = (per_chunk, 1, *[1] * variable.blocked, *variable.cell)
         filters = {} if self.plan.compression == "none" else {"compression": 1, "shuffle": True}
         dataset = file.create_dataset(
             f"activations/{variable.name}", shape, STORED[variable.dtype], chunks=chunks, **filters
@@ -153,13 +153,13 @@ class ShardWriter:
 
 
 class Packing:
-    """Compresses chunks as HDF5's shuffle and deflate do, as long as that pays."""
+    """Compresses chunks like HDF5's shuffle and deflate filters, as long as that saves space."""
 
     def __init__(self, compression: str):
         self.tries = compression == "auto"
 
     def __call__(self, array: np.ndarray) -> tuple[bytes | np.ndarray, int]:
-        """What to write for a chunk, and its filter mask; after one chunk that hardly shrank, none is tried again."""
+        """The bytes of a chunk and its filter mask; after a chunk that hardly shrank, no further one is compressed."""
         if not self.tries:
             return array, UNFILTERED
         shuffled = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
@@ -170,11 +170,11 @@ class Packing:
 
 def _write_cell(dataset: Any, packing: Packing, place: tuple[int, ...], array: np.ndarray) -> None:
     """Writes all clips at one step (and block): whole chunks, past HDF5's conversions and its cache."""
-    each = dataset.chunks[0]
-    rest = (0,) * (dataset.ndim - 1 - len(place))
-    for clip in range(0, len(array), each):
-        packed, mask = packing(array[clip : clip + each])
-        dataset.id.write_direct_chunk((clip, *place, *rest), packed, mask if dataset.compression else 0)
+    per_chunk = dataset.chunks[0]
+    origin = (0,) * (dataset.ndim - 1 - len(place))
+    for clip in range(0, len(array), per_chunk):
+        packed, mask = packing(array[clip : clip + per_chunk])
+        dataset.id.write_direct_chunk((clip, *place, *origin), packed, mask if dataset.compression else 0)
 
 
 def _blocks(variable: Variable) -> Sequence[int | None]:
@@ -182,16 +182,16 @@ def _blocks(variable: Variable) -> Sequence[int | None]:
 
 
 def flush(path: Path) -> str:
-    """The sha256 of a file, worked out while it is flushed to disk: the two take as long as the longer of them."""
+    """The sha256 of a file, computed while it is flushed to disk, so that both take no longer than the slower one."""
     with path.open("rb") as file, ThreadPoolExecutor(1) as aside:
         flushed = aside.submit(os.fsync, file.fileno())
         digest = sha256_file(path)
-        flushed.result()  # raises what flushing raised
+        flushed.result()  # raises the error of flushing, if any
     return digest
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder, so that a file's new name outlives a power cut."""
+    """Flushes a folder to disk, so that a file's new name survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

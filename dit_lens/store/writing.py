@@ -1,4 +1,4 @@
-"""Filling a store: batches claimed by one writer each, shards written whole, and only then indexed."""
+"""Writing a store: each batch is claimed by one writer, and its shard is indexed only when it is complete."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import dit_lens.store.index as index
+from dit_lens.atomic_files import remove_leftovers
+from dit_lens.results import canonical
 from dit_lens.store.index import Entry, Failure
-from dit_lens.store.plan import PLAN, Plan, canonical, open_plan, save_plan
+from dit_lens.store.plan import PLAN, Plan, open_plan, save_plan
 from dit_lens.store.shards import Columns, ShardWriter, sync_folder
 
 LOCK = ".store.lock"
 
 
-class Filling:
-    """A store that is being filled, by one process or several.
+class StoreWriter:
+    """A store open for writing, by one process or several.
 
     Args:
-        folder: of the store; there may be none yet.
-        plan: what it will hold.
-        provenance: one JSON string; that of the first beginning is kept.
+        folder: of the store; it need not exist yet.
+        plan: the planned content.
+        provenance: one JSON string; the first writer's is kept.
 
     Raises:
         ValueError: the folder holds a store of another plan.
@@ -35,39 +37,41 @@ class Filling:
             self._check_same()
 
     def begin(self) -> None:
-        """Makes the folder and writes the plan, unless that was done.
+        """Creates the folder and writes the plan, unless they exist.
 
         Raises:
             ValueError: the folder holds a store of another plan, or other files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / LOCK, wait=True):
+            remove_leftovers(self.folder)
             if not (self.folder / PLAN).is_file():
                 self._check_empty()
                 save_plan(self.folder, self.plan, self.provenance)
                 sync_folder(self.folder)
         self._check_same()
-        for lock in self.folder.glob(".shard-*.lock"):  # of writers that were killed with their shard already whole
+        for lock in self.folder.glob(".shard-*.lock"):  # of writers that were killed after their shard was complete
             with suppress(BlockingIOError), locked(lock):
                 pass
 
     def _check_same(self) -> None:
-        begun, _ = open_plan(self.folder)
-        if begun.digest != self.plan.digest:
+        existing, _ = open_plan(self.folder)
+        if existing.digest != self.plan.digest:
             raise ValueError(
-                f"got {self.folder}, which was begun by other {', '.join(difference(begun, self.plan))}"
-                " · expected the same · go on as it was begun, or fill another folder"
+                f"got {self.folder}, which was started with other {', '.join(difference(existing, self.plan))} ·"
+                " expected the same · repeat the options that started it, or use another folder"
             )
 
     def _check_empty(self) -> None:
-        for partial in self.folder.glob(f".{PLAN}.*.partial"):
-            partial.unlink()  # of a writer that was killed as it began
         foreign = [path.name for path in self.folder.iterdir() if path.name != LOCK]
         if foreign:
-            raise ValueError(f"got {self.folder}, which holds {foreign[0]} · expected an empty folder, or a store")
+            raise ValueError(
+                f"got {self.folder}, which contains {foreign[0]} · expected an empty folder, or a store · choose"
+                " another folder"
+            )
 
     def todo(self) -> list[int]:
-        """Batches that are not whole on disk, in order; those whose shard was deleted are among them."""
+        """Batches that are not complete on disk, in order, including those whose shard was deleted."""
         entries = index.read(self.folder, self.plan.digest)
         return [batch for batch in range(self.plan.batches) if not self._whole(entries.get(batch))]
 
@@ -76,40 +80,38 @@ class Filling:
 
     @contextmanager
     def claim(self, batch: int) -> Iterator[None]:
-        """No other writer has the batch inside this block; what a killed one left of it is removed.
+        """A context in which no other writer can write the batch.
 
         Raises:
-            BlockingIOError: another writer has it, or has finished it by now; names the shard.
+            BlockingIOError: another writer holds the batch, or has finished it; names the shard.
         """
         name = shard_name(batch)
         with locked(self.folder / f".{name}.lock"):
             if (self.folder / name).is_file() and batch not in self.todo():
-                raise BlockingIOError(f"got {self.folder / name}, which another writer has finished")
-            for partial in self.folder.glob(f".{name}.*.partial"):
-                partial.unlink()
+                raise BlockingIOError(f"got {self.folder / name}, which another writer has completed")
             yield
 
     @contextmanager
     def shard(self, batch: int, clips: Columns, failures: Sequence[Failure] = ()) -> Iterator[ShardWriter]:
-        """A writer with `put(step, values)`; at the end of the block the shard is on disk and indexed, or not there.
+        """A context for a writer with `put(step, values)`; after the block the shard is on disk and indexed, or absent.
 
         Args:
-            batch: one that is claimed.
-            clips: columns id, group, role, property and possible (True, False or None).
+            batch: a claimed batch.
+            clips: columns id, scene, group, role, property and possible (True, False or None).
             failures: items of the batch that are not among the clips.
 
         Raises:
-            ValueError, OSError: see `ShardWriter.put`; or not all that is planned was put.
+            ValueError, OSError: see `ShardWriter.put`; or some planned values were not put.
         """
         path = self.folder / shard_name(batch)
         with ShardWriter(path, self.plan, batch, clips) as writer:
             yield writer
-        told = path.stat()
-        file = {"shard": path.name, "bytes": told.st_size, "modified": told.st_mtime_ns, "sha256": writer.sha256}
+        status = path.stat()
+        file = {"shard": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns, "sha256": writer.sha256}
         index.append(self.folder, Entry(batch, self.plan.digest, clips=clips, failures=tuple(failures), **file))
 
     def note(self, batch: int, failures: Sequence[Failure], done: bool) -> None:
-        """Notes a batch without a shard: done where all of its items failed, not done where the run stops at one."""
+        """Records a batch without a shard: `done` if all its items failed, not `done` if the run stops at a failure."""
         index.append(self.folder, Entry(batch, self.plan.digest, failures=tuple(failures), done=done))
 
 
@@ -118,18 +120,18 @@ def shard_name(batch: int) -> str:
     return f"shard-{batch:06d}.h5"
 
 
-def difference(one: Plan, other: Plan) -> list[str]:
-    """In what two plans differ: options by name, and parts of the plan."""
-    parts, others = asdict(one), asdict(other)
-    asked, wanted = (dict(plan.pop("asked")) for plan in (parts, others))
-    pairs = [*((key, asked.get(key), wanted.get(key)) for key in {**asked, **wanted})]
-    pairs += [(key, parts[key], others[key]) for key in parts]
-    return [key for key, here, there in pairs if canonical(here) != canonical(there)]
+def difference(a: Plan, b: Plan) -> list[str]:
+    """The names of the options and other fields in which two plans differ."""
+    first, second = asdict(a), asdict(b)
+    first_options, second_options = (dict(plan.pop("asked")) for plan in (first, second))
+    pairs = [*((key, first_options.get(key), second_options.get(key)) for key in {**first_options, **second_options})]
+    pairs += [(key, first[key], second[key]) for key in first]
+    return [key for key, left, right in pairs if canonical(left) != canonical(right)]
 
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a lock file, which the system lets go of when the process dies; removes it at the end.
+    """A context that holds a lock file, which the system releases if the process dies; removes it at the end.
 
     Raises:
         BlockingIOError: another writer holds it.
@@ -139,8 +141,11 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BlockingIOError(f"got {path}, which another writer holds · let it finish, or end it") from error
-            # The one before may have removed the file it held, and a third may hold another of this name.
+                raise BlockingIOError(
+                    f"got {path}, which is locked by another writer · expected no other writer · wait until it"
+                    " finishes, or stop it"
+                ) from error
+            # The previous holder may have removed this file, and a third process may hold a new file of the same name.
             if not _names(path, file.fileno()):
                 continue
             try:

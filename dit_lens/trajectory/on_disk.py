@@ -1,8 +1,8 @@
-"""Trajectories that never lie in memory whole: steps go to a file as they are made, and are read as they are touched.
+"""Trajectories larger than memory: steps are written to a file as they are computed, and read lazily.
 
-The latents of such a file lie in one piece, so that they are an ordinary tensor over the file's own bytes (a memory
-map): the operating system reads what is touched and lets go of it again. A file in one piece has no checksum of
-HDF5's; it has one for each step instead, which `Trajectory.open` compares when it reads the whole.
+The latents of such a file are contiguous, so that they are an ordinary tensor over the file's bytes (a memory map):
+the operating system reads what is accessed and frees it again. HDF5 has no checksum for contiguous data; the file has
+one checksum for each step instead, which `Trajectory.open` compares when it reads the whole file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dit_lens import tensor_file
-from dit_lens.results import replace_atomically
+from dit_lens.atomic_files import remedy, replace_atomically
 from dit_lens.trajectory.path import CHECKSUMS, KIND, LATENTS, Trajectory, checksums, described, of_parts
 
 
@@ -28,7 +28,7 @@ class Writing:
     """A file that a trajectory is written to step by step.
 
     Attributes:
-        latents: (s, b, c, f, h, w) over the file's bytes; what is put there is on its way to disk.
+        latents: (s, b, c, f, h, w), mapped onto the file: values that are assigned here are written to disk.
     """
 
     def __init__(self, file: Path, shape: tuple[int, ...], dtype: torch.dtype):
@@ -37,11 +37,11 @@ class Writing:
         self.latents: Float[Tensor, "s b c f h w"] = torch.from_numpy(self._map)
 
     def finish(self, trajectory: Trajectory) -> None:
-        """Writes all that there is to say of the latents beside them."""
+        """Writes schedule, conditioning, record and checksums beside the latents."""
         self._map.flush()
-        tensors, told = described(trajectory)
+        tensors, facts = described(trajectory)
         with h5py.File(self._file, "r+") as file:
-            file.attrs["kind"], file.attrs["facts"] = KIND, json.dumps(told)
+            file.attrs["kind"], file.attrs["facts"] = KIND, json.dumps(facts)
             for name, tensor in {**tensors, CHECKSUMS: checksums(self.latents)}.items():
                 dataset = file.create_dataset(name, data=tensor_file.to_bits(tensor))
                 dataset.attrs["dtype"] = str(tensor.dtype).removeprefix("torch.")
@@ -49,17 +49,17 @@ class Writing:
 
 @contextmanager
 def writing(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Writing]:
-    """A trajectory's file, written aside and in its place when the block ends well."""
+    """A context for writing a trajectory's file, which gets its name only if the block ends without an error."""
     with replace_atomically(path) as aside:
         yield Writing(aside, shape, dtype)
 
 
 def opened_lazily(path: str | Path) -> Trajectory:
-    """A trajectory of `writing` whose latents are read from the file step by step, when they are touched.
+    """A trajectory written by `writing`, whose latents are read from the file lazily, step by step.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, no trajectory, or was written whole by `Trajectory.save`; names it.
+        ValueError: the file is damaged, not a trajectory, or was written by `Trajectory.save`; names it.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"got {path} · expected a {KIND} file · it was not saved there")
@@ -76,23 +76,23 @@ def opened_lazily(path: str | Path) -> Trajectory:
             if CHECKSUMS not in file:
                 raise ValueError("its latents were written whole: Trajectory.open reads them")
             file.visititems(take)
-            place, told = _place(file[LATENTS]), json.loads(str(file.attrs["facts"]))
+            place, facts = _place(file[LATENTS]), json.loads(str(file.attrs["facts"]))
         tensors.pop(CHECKSUMS)
-        return of_parts(torch.from_numpy(_map(Path(path), place, "c")), tensors, told)
+        return of_parts(torch.from_numpy(_map(Path(path), place, "c")), tensors, facts)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"got {path}, which cannot be read lazily ({error}) · expected a {KIND} that was written step by step"
-            " (invert and sample with to=)"
+            f" (invert and sample with to=) · {remedy(error, 'make it again')}"
         ) from error
 
 
 def _make_room(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
-    """Room for the latents in a new file, and where it lies."""
+    """Allocates the latents in a new file; returns their offset, shape and dtype."""
     bits = torch.empty(0, dtype=dtype).numpy().dtype
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # not at the first write, which HDF5 never sees
-    with h5py.File(file, "w") as made:
-        room = made.create_dataset(LATENTS, shape, bits, dcpl=early)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # not at the first write, which bypasses HDF5
+    with h5py.File(file, "w") as h5:
+        room = h5.create_dataset(LATENTS, shape, bits, dcpl=early)
         room.attrs["dtype"] = str(dtype).removeprefix("torch.")
         return _place(room)
 
@@ -102,5 +102,5 @@ def _place(room: Any) -> dict[str, Any]:
 
 
 def _map(file: Path, place: dict[str, Any], mode: Any) -> np.memmap:
-    """The latents over the file's bytes; in mode "c" what is written to them stays in memory."""
+    """The latents as a memory map of the file; in mode "c" (copy on write) changes stay in memory."""
     return np.memmap(file, mode=mode, **place)

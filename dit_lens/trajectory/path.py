@@ -1,4 +1,4 @@
-"""A trajectory: latents at every noise level between data and noise, and what made them."""
+"""A trajectory: latents at every noise level between data and noise, with a record of how they were computed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dit_lens import results, tensor_file
-from dit_lens.conditioning import Conditioning, Guidance, Told
+from dit_lens.conditioning import Conditioning, Conditions, Guidance
 from dit_lens.flow import Solver
 from dit_lens.trajectory.record import PLACES, unsolved
 from dit_lens.trajectory.schedule import Schedule
 
 KIND = "dit_lens trajectory"
-LATENTS, CHECKSUMS = "latents", "checksums"  # how a file calls them
+LATENTS, CHECKSUMS = "latents", "checksums"  # names in the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,13 @@ class Trajectory:
     Attributes:
         latents: (s+1, b, c, f, h, w); an inversion that was stopped early has fewer.
         schedule: levels and timesteps of all steps.
-        conditioning: as fed.
-        solver: how one level was reached from the one before; None where no model was run.
+        conditioning: as the model got it.
+        solver: the integrator from one level to the next; None where no model was run.
         direction: "invert" (from data up), "sample" (from noise down) or "noising" (no model at all).
         clip_ids: one per clip.
-        record: how each step went (see `record_of`); None where no model was run.
-        facts: what made it: the model and its numerics; from a file, everything that `results.provenance` says.
-        guidance: with its scale and what the second branch is told; None where the model was called for one alone.
+        record: evaluations, residual and convergence by step (see `record_of`); None where no model was run.
+        facts: the model and its numerics; of a trajectory from a file, all of `results.provenance`.
+        guidance: scale and conditioning of the second branch of classifier-free guidance; None without guidance.
     """
 
     latents: Float[Tensor, "s b c f h w"]
@@ -63,9 +63,9 @@ class Trajectory:
         return self.latents.shape[1]
 
     @property
-    def told(self) -> Told:
-        """What the branches of its evaluations are told."""
-        return Told(self.conditioning, self.guidance)
+    def conditions(self) -> Conditions:
+        """The conditioning of each branch of its evaluations."""
+        return Conditions(self.conditioning, self.guidance)
 
     def latent(self, step: int) -> Float[Tensor, "b c f h w"]:
         """The latents at a step.
@@ -82,23 +82,23 @@ class Trajectory:
         return self.latents[step]
 
     def __getitem__(self, clips: slice) -> Trajectory:
-        """The trajectory of some of its clips."""
+        """The trajectory of a slice of its clips."""
         if not isinstance(clips, slice):
             raise TypeError(f"got {clips!r} · expected a slice of clips, such as traj[:1]")
-        told = self.told.of_clips(clips)
+        selected = self.conditions.of_clips(clips)
         return replace(
             self,
             latents=self.latents[:, clips],
-            conditioning=told.conditioning,
-            guidance=told.guidance,
+            conditioning=selected.conditioning,
+            guidance=selected.guidance,
             clip_ids=self.clip_ids[clips],
             record=None if self.record is None else self.record.isel(clip=clips),
         )
 
     def save(self, path: str | Path) -> Path:
-        """Writes HDF5, whole or not at all; every tensor comes back bit for bit, on the CPU."""
-        tensors, told = described(self)
-        return tensor_file.write(Path(path), KIND, {LATENTS: self.latents, **tensors}, told)
+        """Writes an HDF5 file atomically; `open` returns every tensor bit for bit, on the CPU."""
+        tensors, facts = described(self)
+        return tensor_file.write(Path(path), KIND, {LATENTS: self.latents, **tensors}, facts)
 
     @classmethod
     def open(cls, path: str | Path) -> Trajectory:
@@ -106,9 +106,9 @@ class Trajectory:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is truncated, damaged or no trajectory; names it.
+            ValueError: the file is truncated, damaged or not a trajectory; names it.
         """
-        tensors, told = tensor_file.read(Path(path), KIND)
+        tensors, facts = tensor_file.read(Path(path), KIND)
         latents, expected = tensors.pop(LATENTS), tensors.pop(CHECKSUMS, None)
         if expected is not None and not torch.equal(checksums(latents), expected):
             step = int((checksums(latents) != expected).nonzero()[0])
@@ -116,7 +116,7 @@ class Trajectory:
                 f"got {path}, which cannot be read (the latents of step {step} have another checksum)"
                 f" · expected a {KIND} saved whole · make it again"
             )
-        return of_parts(latents, tensors, told)
+        return of_parts(latents, tensors, facts)
 
 
 def checksums(latents: Float[Tensor, "s b c f h w"]) -> Int64[Tensor, " s"]:
@@ -125,7 +125,7 @@ def checksums(latents: Float[Tensor, "s b c f h w"]) -> Int64[Tensor, " s"]:
 
 
 def described(trajectory: Trajectory) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a file says of a trajectory beside its latents: tensors by name, and facts."""
+    """The content of a trajectory's file except its latents: tensors by name, and metadata for JSON."""
     record = {} if trajectory.record is None else trajectory.record.variables
     guidance = trajectory.guidance
     groups: dict[str, Mapping[str, Tensor]] = {
@@ -146,22 +146,36 @@ def described(trajectory: Trajectory) -> tuple[dict[str, Tensor], dict[str, Any]
     }
 
 
-def of_parts(latents: Tensor, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Trajectory:
-    """The trajectory of latents and of what `described` said of them."""
+def of_parts(latents: Tensor, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Trajectory:
+    """A trajectory from its latents and from the tensors and metadata that `described` returns."""
 
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
 
-    kept = {name: (told["record"][name], values.numpy()) for name, values in group("record").items()}
-    guidance = told.get("guidance")  # older files were made without
+    variables = {name: (facts["record"][name], values.numpy()) for name, values in group("record").items()}
+    guidance = facts.get("guidance")  # older files were made without
     return Trajectory(
         latents,
-        Schedule(**{name: tuple(levels) for name, levels in told["schedule"].items()}),
-        Conditioning(group("conditioning"), told["prompt"]),
-        None if told["solver"] is None else Solver(**told["solver"]),
-        told["direction"],
-        tuple(told["clip_ids"]),
-        xr.Dataset(kept).set_coords(PLACES) if kept else None,
-        told["provenance"],
+        Schedule(**{name: tuple(levels) for name, levels in facts["schedule"].items()}),
+        Conditioning(group("conditioning"), facts["prompt"]),
+        None if facts["solver"] is None else Solver(**facts["solver"]),
+        facts["direction"],
+        tuple(facts["clip_ids"]),
+        xr.Dataset(variables).set_coords(PLACES) if variables else None,
+        facts["provenance"],
         guidance and Guidance(guidance["scale"], Conditioning(group("negative"), guidance["prompt"])),
     )
+
+
+def checked(trajectory: Any) -> Trajectory:
+    """The trajectory itself.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(
+            f"got a {type(trajectory).__name__} as trajectory · expected one that lens.invert, lens.sample or"
+            " lens.noising made · latents are run by run_with_cache(latent=, timestep=)"
+        )
+    return trajectory

@@ -1,4 +1,4 @@
-"""Schedules: the noise levels that a path visits, and what the model is fed at each."""
+"""Schedules: the noise levels of a path, and the timestep that the model gets at each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dit_lens.arguments import integer, number
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Noise levels from data to noise with the timestep fed at each: sigmas[0] = 0, step i sits at sigmas[i].
+    """Noise levels from data to noise, with the timestep of each: sigmas[0] = 0, and step i has the level sigmas[i].
 
     Levels rise; the sampler's own index of step i is N - i.
 
@@ -31,10 +33,10 @@ class Schedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, steps: int, **arguments: Any) -> Schedule:
-        """The levels that a pipeline's own diffusers scheduler would visit in `steps` sampling steps, reversed.
+        """The levels of a pipeline's diffusers scheduler in `steps` sampling steps, in reverse order.
 
         Args:
-            **arguments: what the pipeline hands to `set_timesteps` beside the number of steps: `sigmas` (before the
+            **arguments: what the pipeline passes to `set_timesteps` beside the number of steps: `sigmas` (before the
                 scheduler's own shift) and `mu`, the shift of a scheduler that shifts by the size of the latent.
 
         Raises:
@@ -47,50 +49,52 @@ class Schedule:
                 f"got no mu for a {type(scheduler).__name__} that shifts its levels by the size of the latent"
                 " · expected the mu that the pipeline computes · lens.schedule(steps, mu=...)"
             )
-        own = type(scheduler).from_config(scheduler.config)
-        own.set_timesteps(**({"num_inference_steps": steps} if arguments.get("sigmas") is None else {}), **arguments)
+        fresh = type(scheduler).from_config(scheduler.config)
+        fresh.set_timesteps(**({"num_inference_steps": steps} if arguments.get("sigmas") is None else {}), **arguments)
         rising = bool(scheduler.config.get("invert_sigmas"))  # Mochi's levels and timesteps rise to the data
-        levels, clean = (1 - own.sigmas, own.config.num_train_timesteps) if rising else (own.sigmas, 0)
-        return cls(tuple(levels.flip(0).tolist()), (float(clean), *(float(t) for t in own.timesteps.flip(0))))
+        levels, clean = (1 - fresh.sigmas, fresh.config.num_train_timesteps) if rising else (fresh.sigmas, 0)
+        return cls(tuple(levels.flip(0).tolist()), (float(clean), *(float(t) for t in fresh.timesteps.flip(0))))
 
     def __len__(self) -> int:
         """Number of steps (one less than levels)."""
         return len(self.sigmas) - 1
 
     def refined(self) -> Schedule:
-        """Every step halved: step i is step 2i there."""
+        """The schedule with every step halved: step i becomes step 2i."""
         levels = np.interp(np.arange(2 * len(self) + 1) / 2, np.arange(len(self.sigmas)), self.sigmas)
         levels[::2] = self.sigmas
         return Schedule(tuple(levels.tolist()), tuple(self.timestep(level) for level in levels))
 
     def shifted(self, k: float) -> Schedule:
-        """As many steps with levels moved towards noise, as flow models shift: k sigma / (k sigma + 1 - sigma).
+        """As many steps with levels moved towards noise, by the shift of flow models: k sigma / (k sigma + 1 - sigma).
 
-        Where a path bends at high noise, as that of mini-wan does, an inversion loses less by as many evaluations.
+        Where a path curves at high noise, as that of mini-wan does, an inversion is more exact for as many evaluations.
 
         Raises:
             ValueError: a factor that is not positive.
         """
+        k = number(k, "factor")
         if not k > 0:
             raise ValueError(f"got a factor of {k} · expected a positive one; above 1 it moves levels towards noise")
         levels = tuple(k * sigma / (k * sigma + (1 - sigma)) for sigma in self.sigmas)  # 1 stays 1
         return Schedule(levels, tuple(self.timestep(level) for level in levels))
 
     def timestep(self, sigma: float) -> float:
-        """What the model is fed at a level: the scheduler's own value on the levels, linear in between."""
+        """The timestep of a noise level: the scheduler's own value at its levels, linear in between."""
         return float(np.interp(sigma, self.sigmas, self.timesteps))
 
     def check_step(self, step: int) -> int:
-        """The step itself.
+        """The step as an int, after a check that it exists.
 
         Raises:
-            IndexError: there is no such step.
+            IndexError: there is no such step. TypeError: not a whole number.
         """
-        if int(step) != step or not 0 <= step <= len(self):
+        number = integer(step, "step")
+        if not 0 <= number <= len(self):
             raise IndexError(
-                f"got step {step} · expected 0 (data) to {len(self)} (noise) · steps count from data to noise"
+                f"got step {step!r} · expected 0 (data) to {len(self)} (noise) · steps count from data to noise"
             )
-        return step
+        return number
 
     def step_at(self, sigma: float) -> int:
         """The step whose level is nearest to `sigma`.
@@ -98,6 +102,7 @@ class Schedule:
         Raises:
             ValueError: sigma outside [0, 1].
         """
+        sigma = number(sigma, "sigma")
         if not 0 <= sigma <= 1:
-            raise ValueError(f"got sigma={sigma} · expected a noise level in [0, 1], 0 = data")
+            raise ValueError(f"got sigma={sigma:g} · expected a noise level in [0, 1], 0 = data")
         return int(np.argmin(np.abs(np.asarray(self.sigmas) - sigma)))

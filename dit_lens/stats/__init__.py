@@ -1,0 +1,58 @@
+"""Statistics over groups of clips, which are the observations, never single clips.
+
+intervals: of means, ratios and shares. contrasts: scores of a scene's clips against its labels. nulls: labels that are
+as likely as the true ones, and p-values. choosing: the best of many scores.
+"""
+
+from __future__ import annotations
+
+from dit_lens.stats.choosing import best_of, order_of
+from dit_lens.stats.contrasts import CROSSED, check_signs, d_prime, interaction, pairwise_accuracy
+from dit_lens.stats.intervals import (
+    DIFFERENCE,
+    LEVEL,
+    POSITIVE,
+    R_SQUARED,
+    SHARE,
+    Bounds,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+)
+from dit_lens.stats.nulls import (
+    FLIPS,
+    permutation_p,
+    scored,
+    selection_corrected_p,
+    selection_threshold,
+    sign_flip_p,
+    sign_flips,
+    swapped_labels,
+)
+
+__all__ = [
+    "CROSSED",
+    "DIFFERENCE",
+    "FLIPS",
+    "LEVEL",
+    "POSITIVE",
+    "R_SQUARED",
+    "SHARE",
+    "Bounds",
+    "best_of",
+    "check_signs",
+    "d_prime",
+    "interaction",
+    "mean_interval",
+    "order_of",
+    "pairwise_accuracy",
+    "permutation_p",
+    "ratio_interval",
+    "scored",
+    "selection_corrected_p",
+    "selection_threshold",
+    "share_interval",
+    "sign_flip_p",
+    "sign_flips",
+    "swapped_labels",
+]

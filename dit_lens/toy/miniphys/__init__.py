@@ -1,0 +1,297 @@
+"""miniphys: procedural intuitive physics behind an occluder, at 32 x 32 or 64 x 64.
+
+Every item is a quadruplet. A and B obey the law and differ in one attribute; C and D swap their second halves while
+the object is hidden. Sensor noise is drawn per frame of A and of B and stays with the frame, and everything static is
+shared by the scene, so crossed clips are balanced frame by frame: no feature that is a sum over frames can separate
+possible from impossible.
+
+=========== =========================================== ===================================================
+property    A against B                                 what C and D show
+=========== =========================================== ===================================================
+permanence  an object, or none                          goes in and never leaves; leaves, never went in
+shape       two shapes                                  another shape comes out
+colour      complementary colours                       another colour comes out
+continuity  two heights; two places at rest             comes out elsewhere; has jumped while at rest
+inertia     from the left, or from the right            turns back behind the occluder
+gravity     over an apex, or a bounce off the ground    keeps rising; falls through where the ground is
+solidity    a wall was seen behind, or none             passes through the wall; is thrown back by nothing
+incline     two ramps (a matched pair, not crossed)     speeds up as on the other ramp
+exchange    two go in, one order or the other           the second to go in comes out first
+collision   thrown back by a wall in sight first, or    turns back behind the occluder
+            coming from the other side
+gate        of the colour of the gate it will pass      comes out in another colour; the gate paints it
+=========== =========================================== ===================================================
+
+The last three are lawful changes (`CHANGES`). In collision and gate, what is seen at the end differs from what was
+seen at the start (direction, colour) in possible clips as often as in impossible ones; in exchange, what comes out
+differs from what went in last in every possible clip and in no impossible one. "Same or different" does not tell
+possible from impossible there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import overload
+
+import numpy as np
+from jaxtyping import Float
+
+from dit_lens.choices import check_choice
+from dit_lens.clips import Clip, Scene, Track, quadruplet
+from dit_lens.datasets.recordings import Outline
+from dit_lens.toy.miniphys.physics import Path, straight
+from dit_lens.toy.miniphys.rendering import Actor, draw_frames
+from dit_lens.toy.miniphys.scenes import (
+    EDGE,
+    FRAMES,
+    SPLICE,
+    UNSEEN_COLOURS,
+    UNSEEN_SHAPES,
+    WORLD,
+    Cast,
+    Layout,
+    Style,
+)
+from dit_lens.toy.miniphys.stages import STAGES, change, draw_anew, hidden_wall, recoloured
+
+__all__ = ["CHANGES", "EVENTS", "FRAMES", "LAWS", "PROPERTIES", "SPLICE", "SPLITS", "MiniPhys", "make_quadruplet"]
+
+SENSOR_NOISE = 0.02
+SIZES = (32, 64)
+HALVES = (slice(0, SPLICE), slice(SPLICE, FRAMES))
+
+
+@dataclass(frozen=True)
+class Law:
+    """A physical property: the stages that show it, the attribute in which A and B differ, and the event in C and D."""
+
+    stages: tuple[str, ...]
+    attribute: str
+    event: str
+    crossed: bool = True
+
+
+LAWFUL = {
+    "permanence": Law(("passing", "resting"), "present", "vanishes or appears"),
+    "shape": Law(("passing", "resting"), "shape", "changes shape"),
+    "colour": Law(("passing", "resting"), "colour", "changes colour"),
+    "continuity": Law(("passing", "resting"), "height", "comes out elsewhere"),
+    "inertia": Law(("passing",), "direction", "turns back"),
+    "gravity": Law(("thrown",), "arc", "keeps rising or falling"),
+    "solidity": Law(("blocked",), "blocked", "passes a wall or is thrown back by none"),
+    "incline": Law(("sliding",), "slope", "speeds up as on another ramp", crossed=False),
+    "exchange": Law(("queueing",), "colour", "come out in another order"),
+    "collision": Law(("turning",), "direction", "turns back"),
+    "gate": Law(("painting",), "colour", "changes colour"),
+}
+PROPERTIES = tuple(LAWFUL)
+CHANGES = ("exchange", "collision", "gate")
+EVENTS = {name: law.event for name, law in LAWFUL.items()}
+# How the halves of clips A and B are related. "swap": as in physics, but colours change to their complements behind
+# the occluder. "lawless": every attribute that a property is about is redrawn for each half; the halves share the
+# scene, and with it size, speed and timing (and height, or distance from the centre, where no property varies it).
+LAWS = ("physics", "swap", "lawless")
+SPLITS = {"pretrain": 0, "train": 1, "test": 2, "unseen": 3}
+NOVELTIES = {
+    "shape": Style(shapes=UNSEEN_SHAPES),
+    "colour": Style(colours=tuple(UNSEEN_COLOURS)),
+    "layout": Style(unusual_layout=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One rendered half of a clip: uint8 frames (n, H, W, 3) with sensor noise, and tracks over the whole clip."""
+
+    frames: np.ndarray
+    tracks: list[Track]
+
+
+class MiniPhys(Sequence[Scene]):
+    """A split of miniphys as a sequence of quadruplets, each generated when it is accessed.
+
+    Scene i of a split depends only on seed, split, properties, i and law: a longer split begins with the shorter one.
+
+    Args:
+        split: "pretrain" (for training a DiT), "train" (for fitting probes), "test", or "unseen" (test scenes whose
+            shapes, colours or layouts, in turn, occur in no other split); no scene is in two splits.
+        quadruplets: number of quadruplets.
+        properties: physical properties, which items take in turn.
+        seed: seed of all scenes.
+        size: height and width of the frames in pixels, 32 or 64.
+        law: "physics"; or, for training twins, "swap" (A and B turn into their complementary colour behind the
+            occluder) or "lawless" (the halves of A and of B are independent of each other). Clips of these worlds have
+            no label.
+
+    Raises:
+        ValueError: unknown split, property, size or law, or a negative number of quadruplets.
+    """
+
+    def __init__(
+        self,
+        split: str = "test",
+        quadruplets: int = 100,
+        properties: Sequence[str] = PROPERTIES,
+        seed: int = 0,
+        size: int = 32,
+        law: str = "physics",
+    ):
+        self.split = check_choice(split, SPLITS, "miniphys split")
+        self.law = check_choice(law, LAWS, "miniphys law")
+        self.properties = tuple(check_choice(p, LAWFUL, "miniphys property") for p in properties)
+        if quadruplets < 0 or not self.properties:
+            raise ValueError(
+                f"got {quadruplets} quadruplets of {len(self.properties)} properties"
+                " · expected 0 or more, of at least one property"
+            )
+        if size not in SIZES:
+            raise ValueError(f"got frames of {size} pixels · expected {' or '.join(map(str, SIZES))}")
+        self.quadruplets, self.seed, self.size = quadruplets, seed, size
+
+    def __len__(self) -> int:
+        return self.quadruplets
+
+    @overload
+    def __getitem__(self, index: int) -> Scene: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Scene]: ...
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"got quadruplet {index} · expected below {len(self)} · ask load() for more quadruplets")
+        return self._make(index % len(self))
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self._make(i) for i in range(len(self)))
+
+    def outline(self, index: int) -> Outline:
+        """Id, property, labels and matches of a scene, without generating it."""
+        prop, _, group = self._named(index)
+        labelled = self.law == "physics"
+        labels = (True, True, False, False) if labelled else (None,) * 4
+        return Outline(group, prop, labels, ((0, 2), (1, 3)))
+
+    def _named(self, index: int) -> tuple[str, str, str]:
+        """Property, kind of novelty, and id of a scene."""
+        prop, kind = self.properties[index % len(self.properties)], ""
+        if self.split == "unseen":
+            kind = tuple(NOVELTIES)[index // len(self.properties) % len(NOVELTIES)]
+        return prop, kind, f"miniphys/{self.split}/{index:06d}-{prop}" + (f"-{kind}" if kind else "")
+
+    def _make(self, index: int) -> Scene:
+        prop, kind, group = self._named(index)
+        stream = np.random.SeedSequence([self.seed, SPLITS[self.split], PROPERTIES.index(prop), index])
+        style = NOVELTIES[kind] if kind else Style()
+        return make_quadruplet(prop, group, np.random.default_rng(stream), style, self.size, self.law)
+
+
+def make_quadruplet(
+    prop: str, group: str, rng: np.random.Generator, style: Style | None = None, size: int = 32, law: str = "physics"
+) -> Scene:
+    """A scene of two clips A and B that obey `law`, drawn from `rng`, and their two crossings C and D."""
+    style = style or Style()
+    name = str(rng.choice(LAWFUL[prop].stages))
+    scenes, casts = _scenes_and_casts(name, prop, law, style, rng)
+    noise = SENSOR_NOISE * rng.standard_normal((2, FRAMES, size, size, 3), dtype=np.float32)
+    settings = {"stage": name, "splice": SPLICE, "law": law, "size": size}
+    shots: dict[tuple[int, int, int], Shot] = {}
+
+    def shot(scene: int, actor: int, half: int) -> Shot:
+        # Where both clips share a scene, C and D consist of the same frames as A and B, noise included.
+        key = (actor if LAWFUL[prop].crossed else scene, actor, half)
+        if key not in shots:
+            shots[key] = _shoot(name, scenes[scene], casts[actor][half], noise[actor], HALVES[half])
+        return shots[key]
+
+    clips = []
+    for role, (start, end) in {"A": (0, 0), "B": (1, 1), "C": (0, 1), "D": (1, 0)}.items():
+        first, second = shot(start, start, 0), shot(start, end, 1)
+        casting = {"scene": asdict(scenes[start]), "first": asdict(casts[start][0]), "second": asdict(casts[end][1])}
+        clips.append(
+            Clip(
+                id=f"{group}/{role}",
+                frames=np.concatenate([first.frames, second.frames]),
+                possible=None if law != "physics" else start == end,
+                group=group,
+                role=role,
+                property=prop,
+                factors=settings | casting,
+                tracks=tuple(a.splice(b, SPLICE) for a, b in zip(first.tracks, second.tracks, strict=True)),
+            )
+        )
+    return quadruplet(clips, ((SPLICE,), (SPLICE,)), EVENTS[prop], LAWFUL[prop].crossed)
+
+
+def _scenes_and_casts(
+    name: str, prop: str, law: str, style: Style, rng: np.random.Generator
+) -> tuple[tuple[Layout, Layout], tuple[tuple[Cast, Cast], tuple[Cast, Cast]]]:
+    """Scenes of A and B (the same, except for the ramp), and the casts of both halves of each."""
+    stage, attribute = STAGES[name], LAWFUL[prop].attribute
+    if name == "resting" and attribute == "height":
+        attribute = "place"
+    scene, a = stage.draw(rng, style)
+    b = change(a, attribute, scene, style, rng)
+    scenes = (scene, replace(scene, ramp=b.slope)) if attribute == "slope" else (scene, scene)
+    if law == "swap":
+        return scenes, ((a, recoloured(a)), (b, recoloured(b)))
+    if law == "lawless":
+        free = (*stage.free, "present") if attribute == "present" else stage.free
+        halves = [draw_anew(cast, free, scene, style, rng) for cast in (a, a, b, b)]
+        return scenes, ((halves[0], halves[1]), (halves[2], halves[3]))
+    return scenes, ((a, a), (b, b))
+
+
+def _shoot(stage: str, scene: Layout, cast: Cast, noise: Float[np.ndarray, "F H W 3"], span: slice) -> Shot:
+    """Renders the frames of `span`, with the track of every object: first the one that the property is about."""
+    occluded, tracks = [], []
+    for colour, (position, velocity) in zip((cast.colour, cast.follower), _paths(stage, scene, cast), strict=False):
+        actor = Actor(cast.shape, str(colour), scene.radius, position, cast.direction)
+        occluded.insert(0, actor)
+        tracks.append(_track(actor, velocity, _hidden(scene, position), scene.gate, cast.present))
+    foreground = []
+    for item in scene.distractors:
+        position, velocity = straight(item.start, item.velocity, 0)
+        foreground.append(Actor(item.shape, item.colour, item.radius, position))
+        tracks.append(_track(foreground[-1], velocity, np.zeros(FRAMES, bool)))
+    wall = hidden_wall(scene, cast) if cast.blocked else None
+    frames = draw_frames(scene, wall, occluded if cast.present else [], foreground, span, noise.shape[1])
+    return Shot(np.round(255 * (frames + noise[span]).clip(0, 1)).astype(np.uint8), tracks)
+
+
+@lru_cache(maxsize=8)
+def _paths(stage: str, scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
+    return STAGES[stage].paths(scene, cast)
+
+
+def _hidden(scene: Layout, position: Float[np.ndarray, "F 2"]) -> np.ndarray:
+    """Whether an object at `position` is completely behind the occluder, by frame."""
+    centre, width = scene.occluder
+    reach, top = scene.radius + EDGE, np.asarray(scene.top)
+    beside = np.abs(position[:, 0] - centre) + reach <= width / 2
+    y = position[:, 1]
+    return beside & (y + reach <= WORLD - top if scene.hanging else y - reach >= top)
+
+
+def _track(
+    actor: Actor,
+    velocity: Path,
+    hidden: np.ndarray,
+    gate: tuple[float, str] | None = None,
+    present: bool = True,
+) -> Track:
+    mask = 1.0 if present else np.nan
+    colour = np.full(FRAMES, actor.colour)
+    if gate is not None:
+        colour = np.where(actor.direction * (actor.position[:, 0] - gate[0]) > 0, gate[1], colour)
+    return Track(
+        position=actor.position * mask,
+        velocity=velocity * mask,
+        present=np.full(FRAMES, present),
+        hidden=present & hidden,
+        radius=np.full(FRAMES, actor.radius * mask),
+        shape=np.full(FRAMES, actor.shape if present else ""),
+        colour=colour if present else np.full(FRAMES, ""),
+    )
