@@ -37,17 +37,17 @@ def reached(logits: np.ndarray, there: np.ndarray) -> float:
 def test_the_carried_probe_is_the_plain_one_of_the_cell_that_training_chooses() -> None:
     train, test = clips(0, shared=1.5), clips(1, shared=1.5)
     carried = carry(train, test)
-    assert carried.cell == ("told",) and carried.inside > 0.85
-    plain = estimator().fit(train.cell("told"), POSSIBLE).decision_function(test.cell("told"))
+    assert carried.cell == ("informative",) and carried.inside > 0.85
+    plain = estimator().fit(train.cell("informative"), POSSIBLE).decision_function(test.cell("informative"))
     assert carried.logits == pytest.approx(plain, abs=1e-3)
     assert reached(carried.logits, EVERY) > 0.85
 
 
 def test_the_choice_looks_at_training_clips_alone() -> None:
     train, test = clips(0, shared=1.5), clips(1)
-    cells = {("noise",): test.cell("told") + 3 * SIGN[:, None], ("told",): test.cell("noise")}
+    cells = {("noise",): test.cell("informative") + 3 * SIGN[:, None], ("informative",): test.cell("noise")}
     swapped = replace(test, cells=cells)
-    assert carry(train, swapped).cell == ("told",)
+    assert carry(train, swapped).cell == ("informative",)
     assert reached(carry(train, swapped).logits, EVERY) < 0.65
 
 
