@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -41,26 +41,26 @@ from jaxtyping import Float
 from dit_lens.choices import check_choice
 from dit_lens.clips import Clip, Scene, Track, quadruplet
 from dit_lens.datasets.recordings import Outline
+from dit_lens.toy.miniphys.lawless import draw_half
 from dit_lens.toy.miniphys.physics import Path, straight
 from dit_lens.toy.miniphys.rendering import Actor, draw_frames
 from dit_lens.toy.miniphys.scenes import (
-    EDGE,
     FRAMES,
     SPLICE,
     UNSEEN_COLOURS,
     UNSEEN_SHAPES,
-    WORLD,
     Cast,
     Layout,
     Style,
 )
-from dit_lens.toy.miniphys.stages import STAGES, change, draw_anew, hidden_wall, recoloured
+from dit_lens.toy.miniphys.stages import STAGES, change, hidden, hidden_wall, recoloured
 
 __all__ = ["CHANGES", "EVENTS", "FRAMES", "LAWS", "PROPERTIES", "SPLICE", "SPLITS", "MiniPhys", "make_quadruplet"]
 
 SENSOR_NOISE = 0.02
 SIZES = (32, 64)
-HALVES = (slice(0, SPLICE), slice(SPLICE, FRAMES))
+SPANS = (slice(0, SPLICE), slice(SPLICE, FRAMES))  # of the halves
+Half = tuple[dict[str, float], Cast]  # of a clip: how its motion differs from the layout's, and its cast
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ PROPERTIES = tuple(LAWFUL)
 CHANGES = ("exchange", "collision", "gate")
 EVENTS = {name: law.event for name, law in LAWFUL.items()}
 # How the halves of clips A and B are related. "swap": as in physics, but colours change to their complements behind
-# the occluder. "lawless": every attribute that a property is about is redrawn for each half; the halves share the
-# scene, and with it size, speed and timing (and height, or distance from the centre, where no property varies it).
+# the occluder. "lawless": each half is drawn from the layout alone (`lawless.draw_half`).
 LAWS = ("physics", "swap", "lawless")
 SPLITS = {"pretrain": 0, "train": 1, "test": 2, "unseen": 3}
 NOVELTIES = {
@@ -194,7 +193,7 @@ def make_quadruplet(
     """A scene of two clips A and B that obey `law`, drawn from `rng`, and their two crossings C and D."""
     style = style or Style()
     name = str(rng.choice(LAWFUL[prop].stages))
-    scenes, casts = _scenes_and_casts(name, prop, law, style, rng)
+    scenes, halves = _scenes_and_halves(name, prop, law, style, rng)
     noise = SENSOR_NOISE * rng.standard_normal((2, FRAMES, size, size, 3), dtype=np.float32)
     settings = {"stage": name, "splice": SPLICE, "law": law, "size": size}
     shots: dict[tuple[int, int, int], Shot] = {}
@@ -203,13 +202,14 @@ def make_quadruplet(
         # Where both clips share a scene, C and D consist of the same frames as A and B, noise included.
         key = (actor if LAWFUL[prop].crossed else scene, actor, half)
         if key not in shots:
-            shots[key] = _shoot(name, scenes[scene], casts[actor][half], noise[actor], HALVES[half])
+            motion, cast = halves[actor][half]
+            shots[key] = _shoot(name, replace(scenes[scene], **motion), cast, noise[actor], SPANS[half])
         return shots[key]
 
     clips = []
     for role, (start, end) in {"A": (0, 0), "B": (1, 1), "C": (0, 1), "D": (1, 0)}.items():
         first, second = shot(start, start, 0), shot(start, end, 1)
-        casting = {"scene": asdict(scenes[start]), "first": asdict(casts[start][0]), "second": asdict(casts[end][1])}
+        casting = {"first": _factors(halves[start][0]), "second": _factors(halves[end][1])}
         clips.append(
             Clip(
                 id=f"{group}/{role}",
@@ -218,17 +218,17 @@ def make_quadruplet(
                 group=group,
                 role=role,
                 property=prop,
-                factors=settings | casting,
+                factors=settings | {"scene": asdict(scenes[start])} | casting,
                 tracks=tuple(a.splice(b, SPLICE) for a, b in zip(first.tracks, second.tracks, strict=True)),
             )
         )
     return quadruplet(clips, ((SPLICE,), (SPLICE,)), EVENTS[prop], LAWFUL[prop].crossed)
 
 
-def _scenes_and_casts(
+def _scenes_and_halves(
     name: str, prop: str, law: str, style: Style, rng: np.random.Generator
-) -> tuple[tuple[Layout, Layout], tuple[tuple[Cast, Cast], tuple[Cast, Cast]]]:
-    """Scenes of A and B (the same, except for the ramp), and the casts of both halves of each."""
+) -> tuple[tuple[Layout, Layout], tuple[tuple[Half, Half], tuple[Half, Half]]]:
+    """Scenes of A and B (the same, except for the ramp), and both halves of each."""
     stage, attribute = STAGES[name], LAWFUL[prop].attribute
     if name == "resting" and attribute == "height":
         attribute = "place"
@@ -236,12 +236,21 @@ def _scenes_and_casts(
     b = change(a, attribute, scene, style, rng)
     scenes = (scene, replace(scene, ramp=b.slope)) if attribute == "slope" else (scene, scene)
     if law == "swap":
-        return scenes, ((a, recoloured(a)), (b, recoloured(b)))
+        return scenes, ((({}, a), ({}, recoloured(a))), (({}, b), ({}, recoloured(b))))
     if law == "lawless":
-        free = (*stage.free, "present") if attribute == "present" else stage.free
-        halves = [draw_anew(cast, free, scene, style, rng) for cast in (a, a, b, b)]
-        return scenes, ((halves[0], halves[1]), (halves[2], halves[3]))
-    return scenes, ((a, a), (b, b))
+        (a1, a2), (b1, b2) = ([_lawless_half(name, layout, style, rng) for _ in SPANS] for layout in scenes)
+        return scenes, ((a1, a2), (b1, b2))
+    return scenes, ((({}, a), ({}, a)), (({}, b), ({}, b)))
+
+
+def _lawless_half(name: str, scene: Layout, style: Style, rng: np.random.Generator) -> Half:
+    moving, cast = draw_half(name, scene, style, rng)
+    return {field: getattr(moving, field) for field in ("speed", "middle", "gravity")}, cast
+
+
+def _factors(half: Half) -> dict[str, Any]:
+    motion, cast = half
+    return asdict(cast) | motion
 
 
 def _shoot(stage: str, scene: Layout, cast: Cast, noise: Float[np.ndarray, "F H W 3"], span: slice) -> Shot:
@@ -250,7 +259,9 @@ def _shoot(stage: str, scene: Layout, cast: Cast, noise: Float[np.ndarray, "F H 
     for colour, (position, velocity) in zip((cast.colour, cast.follower), _paths(stage, scene, cast), strict=False):
         actor = Actor(cast.shape, str(colour), scene.radius, position, cast.direction)
         occluded.insert(0, actor)
-        tracks.append(_track(actor, velocity, _hidden(scene, position), scene.gate, cast.present))
+        tracks.append(_track(actor, velocity, hidden(scene, position), scene.gate, cast.present))
+    if stage == "queueing" and cast.follower is None:  # in the other half there may be one
+        tracks.append(_absent(tracks[0]))
     foreground = []
     for item in scene.distractors:
         position, velocity = straight(item.start, item.velocity, 0)
@@ -266,13 +277,10 @@ def _paths(stage: str, scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
     return STAGES[stage].paths(scene, cast)
 
 
-def _hidden(scene: Layout, position: Float[np.ndarray, "F 2"]) -> np.ndarray:
-    """Whether an object at `position` is completely behind the occluder, by frame."""
-    centre, width = scene.occluder
-    reach, top = scene.radius + EDGE, np.asarray(scene.top)
-    beside = np.abs(position[:, 0] - centre) + reach <= width / 2
-    y = position[:, 1]
-    return beside & (y + reach <= WORLD - top if scene.hanging else y - reach >= top)
+def _absent(track: Track) -> Track:
+    """The track of an object that is not there."""
+    nowhere, no, nothing = np.full_like(track.position, np.nan), np.zeros(FRAMES, bool), np.full(FRAMES, "")
+    return Track(nowhere, nowhere, no, no, nowhere[:, 0], nothing, nothing)
 
 
 def _track(

@@ -81,6 +81,17 @@ def half_hidden(scene: Layout) -> float:
     return (scene.occluder[1] / 2 - scene.radius) / scene.speed
 
 
+def draw_gravity(rng: np.random.Generator, scene: Layout) -> float:
+    """Strong enough for an arc that reaches the ground as it leaves the picture; a bounce stays in the picture."""
+    return float(rng.uniform(0.75, 0.95) * min(0.55 / (8.5 / half_hidden(scene) - 1), 0.4))
+
+
+def apex(scene: Layout) -> float:
+    """Y of the object's highest point where it is thrown."""
+    assert scene.ground is not None
+    return float(scene.ground - scene.radius - 36 * scene.gravity)
+
+
 def slid(scene: Layout, cast: Cast) -> tuple[Path, Path]:
     """Positions and velocities down or up the ramp, with the acceleration g sin(slope) of the cast's own slope."""
     assert scene.ramp is not None and scene.ramp_height is not None

@@ -17,7 +17,7 @@ painting   a visible gate paints it after it has come out               colour
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,12 +56,10 @@ class Stage:
     Attributes:
         draw: draws a scene and a cast.
         paths: (positions, velocities) of the object and of its follower, if any, from scene and cast.
-        free: attributes of the cast that can be redrawn in this scene, each independently.
     """
 
     draw: Callable[[Rng, Style], tuple[Layout, Cast]]
     paths: Callable[[Layout, Cast], list[tuple[Path, Path]]]
-    free: tuple[str, ...]
 
 
 def _scene(rng: Rng, style: Style, spans: tuple[tuple[int, int], ...] = HIDDEN_SPANS, **options: Any) -> Layout:
@@ -115,7 +113,7 @@ def _cast(rng: Rng, style: Style, **fields: Any) -> Cast:
     return replace(cast, **fields)
 
 
-def _height(rng: Rng, scene: Layout) -> float:
+def draw_height(rng: Rng, scene: Layout) -> float:
     """A random y at which the object is in the picture and within the height of the occluder."""
     margin = scene.radius + EDGE
     span = (margin + scene.top[SPLICE], WORLD - margin)
@@ -152,26 +150,18 @@ def recoloured(cast: Cast) -> Cast:
     return replace(cast, colour=COMPLEMENTS[cast.colour], follower=cast.follower and COMPLEMENTS[cast.follower])
 
 
-def draw_anew(cast: Cast, attributes: Sequence[str], scene: Layout, style: Style, rng: Rng) -> Cast:
-    """The cast with each of the attributes redrawn."""
-    for attribute in attributes:
-        match attribute:
-            case "shape":
-                cast = replace(cast, shape=str(rng.choice(style.shapes)))
-            case "height":
-                cast = replace(cast, height=_height(rng, scene))
-            case "slope":
-                cast = replace(cast, slope=float(np.sign(cast.slope) * rng.choice(RAMPS)))
-            case "any colour":
-                cast = replace(cast, colour=str(rng.choice(style.colours)))
-            case _:
-                cast = change(cast, attribute, scene, style, rng) if rng.random() < 0.5 else cast
-    return cast
+def hidden(scene: Layout, position: Path) -> np.ndarray:
+    """Whether an object at `position` is completely behind the occluder, by frame."""
+    centre, width = scene.occluder
+    reach, top = scene.radius + EDGE, np.asarray(scene.top)
+    beside = np.abs(position[:, 0] - centre) + reach <= width / 2
+    y = position[:, 1]
+    return beside & (y + reach <= WORLD - top if scene.hanging else y - reach >= top)
 
 
 def _draw_passing(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     scene = _scene(rng, style)
-    return scene, _cast(rng, style, height=_height(rng, scene))
+    return scene, _cast(rng, style, height=draw_height(rng, scene))
 
 
 def _pass(scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
@@ -185,7 +175,7 @@ def _draw_resting(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     scene = replace(scene, occluder=(scene.occluder[0], 22.0), top=rising(scene.top[0], first, last))
     reach = 11 - scene.radius - EDGE
     place = float(rng.uniform(0.5, 1.0) * reach * rng.choice([-1, 1]))
-    return scene, _cast(rng, style, height=_height(rng, scene), place=place)
+    return scene, _cast(rng, style, height=draw_height(rng, scene), place=place)
 
 
 def _rest(scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
@@ -197,20 +187,16 @@ def _draw_thrown(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     scene = _scene(rng, style, top=(0.5, 1.5))
     if scene.hanging:  # the ball is to be hidden on the ground too
         ground = min(ground, WORLD - scene.top[SPLICE] - 2 * EDGE)
-    half = physics.half_hidden(scene)
-    # Strong enough for the arc to reach the ground as it leaves the picture, weak enough for the bounce to stay in it.
-    gravity = rng.uniform(0.75, 0.95) * min(0.55 / (8.5 / half - 1), 0.4)
-    apex = ground - scene.radius - 36 * gravity
-    return replace(scene, ground=ground, gravity=float(gravity)), _cast(
-        rng, style, height=float(apex), arc=str(rng.choice(["over", "bounce"]))
-    )
+    scene = replace(scene, ground=ground)
+    scene = replace(scene, gravity=physics.draw_gravity(rng, scene))
+    return scene, _cast(rng, style, height=physics.apex(scene), arc=str(rng.choice(["over", "bounce"])))
 
 
 def _draw_blocked(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     spans = tuple(span for span in HIDDEN_SPANS if span[0] >= 4)
     scene = _scene(rng, style, spans=spans)
     scene = replace(scene, top=rising(scene.top[0], 3))
-    return scene, _cast(rng, style, height=_height(rng, scene), blocked=bool(rng.random() < 0.5))
+    return scene, _cast(rng, style, height=draw_height(rng, scene), blocked=bool(rng.random() < 0.5))
 
 
 def _meet_wall(scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
@@ -240,12 +226,14 @@ def _draw_sliding(rng: Rng, style: Style) -> tuple[Layout, Cast]:
 
 def _draw_queueing(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     scene = _scene(rng, style, spans=((3, 9), (3, 10)), radius=(2.4, 2.7), speed=(1.6, 1.8))
-    cast = _cast(rng, style, height=_height(rng, scene))
+    cast = _cast(rng, style, height=draw_height(rng, scene))
     return scene, replace(cast, follower=COMPLEMENTS[cast.colour])
 
 
 def _queue(scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
-    """Paths of the object and a follower, which is an eighth slower and fully hidden half a frame before the splice."""
+    """Paths of the object and of a follower, an eighth slower and fully hidden half a frame before the splice."""
+    if cast.follower is None:
+        return _pass(scene, cast)
     x, direction = scene.occluder[0], cast.direction
     edge = scene.occluder[1] / 2 - scene.radius - EDGE
     speed, entry = 0.875 * scene.speed, SPLICE - 1.5
@@ -260,7 +248,7 @@ def _draw_turning(rng: Rng, style: Style) -> tuple[Layout, Cast]:
         wall=WORLD / 2 + side * (WORLD / 2 - physics.WALL),
         shifts=(2.0 * side,),  # away from the wall, there would be no time to meet it while visible
     )  # fmt: skip
-    return scene, _cast(rng, style, height=_height(rng, scene), direction=-side)
+    return scene, _cast(rng, style, height=draw_height(rng, scene), direction=-side)
 
 
 def _draw_painting(rng: Rng, style: Style) -> tuple[Layout, Cast]:
@@ -268,19 +256,19 @@ def _draw_painting(rng: Rng, style: Style) -> tuple[Layout, Cast]:
     scene = _scene(
         rng, style, spans=((3, 9), (4, 9), (5, 9)), radius=(2.4, 2.7), speed=(1.7, 1.9), off_centre=-3.0 * direction
     )
-    cast = _cast(rng, style, height=_height(rng, scene), direction=direction)
+    cast = _cast(rng, style, height=draw_height(rng, scene), direction=direction)
     gate = scene.occluder[0] + direction * (scene.occluder[1] / 2 + scene.radius + 2.0)
     colour = cast.colour if rng.random() < 0.5 else COMPLEMENTS[cast.colour]
     return replace(scene, gate=(float(gate), colour)), cast
 
 
 STAGES = {
-    "passing": Stage(_draw_passing, _pass, ("shape", "any colour", "direction", "height")),
-    "resting": Stage(_draw_resting, _rest, ("shape", "any colour", "place")),
-    "thrown": Stage(_draw_thrown, lambda s, c: [physics.thrown(s, c)], ("shape", "any colour", "direction", "arc")),
-    "blocked": Stage(_draw_blocked, _meet_wall, ("shape", "any colour", "blocked")),
-    "sliding": Stage(_draw_sliding, lambda s, c: [physics.slid(s, c)], ("shape", "any colour", "direction", "slope")),
-    "queueing": Stage(_draw_queueing, _queue, ("shape", "colour", "direction")),
-    "turning": Stage(_draw_turning, lambda s, c: [physics.turned(s, c)], ("shape", "any colour", "direction")),
-    "painting": Stage(_draw_painting, _pass, ("shape", "colour")),
+    "passing": Stage(_draw_passing, _pass),
+    "resting": Stage(_draw_resting, _rest),
+    "thrown": Stage(_draw_thrown, lambda s, c: [physics.thrown(s, c)]),
+    "blocked": Stage(_draw_blocked, _meet_wall),
+    "sliding": Stage(_draw_sliding, lambda s, c: [physics.slid(s, c)]),
+    "queueing": Stage(_draw_queueing, _queue),
+    "turning": Stage(_draw_turning, lambda s, c: [physics.turned(s, c)]),
+    "painting": Stage(_draw_painting, _pass),
 }
