@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import chi2_contingency
 
@@ -19,7 +20,6 @@ from dit_lens.toy.miniphys.scenes import (
     SHAPES,
     UNSEEN_COLOURS,
     UNSEEN_SHAPES,
-    Cast,
     Layout,
     Style,
 )
@@ -227,54 +227,87 @@ def test_in_an_exchange_what_comes_out_next_looks_the_same_only_where_it_should_
 # The twins' worlds.
 
 
-def drawn(prop: str, stage: str, law: str, count: int = 200) -> list[tuple[Cast, Cast]]:
-    """The casts of both halves of A and of B, without frames."""
+def drawn(stage: str, law: str, count: int = 300) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What both halves of A and of B are like, by scene of a stage, without frames."""
+    prop = next(name for name, law in LAWFUL.items() if stage in law.stages)
     streams = map(np.random.default_rng, range(count))
-    casts_of_scenes = (miniphys._scenes_and_casts(stage, prop, law, Style(), rng) for rng in streams)
-    return [halves for _, casts in casts_of_scenes for halves in casts]
+    scenes = (miniphys._scenes_and_halves(stage, prop, law, Style(), rng)[1] for rng in streams)
+    return [(facts(first), facts(second)) for halves in scenes for first, second in halves]
 
 
-def dependence(pairs: list[tuple[str, str]]) -> float:
-    """p value of the hypothesis that the two are independent."""
-    names = sorted({name for pair in pairs for name in pair})
-    table = np.zeros((len(names), len(names)))
-    for a, b in pairs:
-        table[names.index(a), names.index(b)] += 1
-    result: Any = chi2_contingency(table)
-    return result.pvalue
+def facts(half: miniphys.Half) -> dict[str, Any]:
+    """Attributes of the object: how many there are too, and the size of its slope, whose sign is the visible ramp's."""
+    motion, cast = half
+    number = int(cast.present) * (2 if cast.follower else 1)
+    return {**vars(cast), **motion, "number": number, "slope": abs(cast.slope)}
 
 
-ATTRIBUTES = [
-    ("permanence", "passing", "present"), ("permanence", "resting", "present"), ("shape", "passing", "shape"),
-    ("colour", "passing", "colour"), ("continuity", "resting", "place"), ("inertia", "passing", "direction"),
-    ("gravity", "thrown", "arc"), ("solidity", "blocked", "blocked"), ("collision", "turning", "direction"),
-]  # fmt: skip
+def table(pairs: list[tuple[Any, Any]]) -> np.ndarray:
+    """Counts of the pairs; continuous values by quarters."""
+    both = pd.DataFrame(pairs)
+    for column in both.select_dtypes("float"):
+        if len(set(both[column])) > 4:
+            both[column] = pd.qcut(both[column], 4, labels=False)
+    return pd.crosstab(both[0].astype(str), both[1].astype(str)).to_numpy()
 
 
-@pytest.mark.parametrize(("prop", "stage", "attribute"), ATTRIBUTES)
-def test_without_law_the_halves_know_nothing_of_each_other(prop: str, stage: str, attribute: str) -> None:
-    def halves(law: str) -> list[tuple[str, str]]:
-        pairs = ([getattr(half, attribute) for half in halves] for halves in drawn(prop, stage, law))
-        if attribute == "place":  # to the left or to the right
-            pairs = (np.sign(pair) for pair in pairs)
-        return [(str(a), str(b)) for a, b in pairs]
-
-    assert dependence(halves("lawless")) > 1e-3
-    assert dependence(halves("physics")) < 1e-30
+def information(pairs: list[tuple[Any, Any]]) -> tuple[float, float]:
+    """Mutual information of the two (bits), and the p value of the hypothesis that it is zero."""
+    counts = table(pairs)
+    result: Any = chi2_contingency(counts, correction=False, lambda_="log-likelihood")
+    return result.statistic / (2 * np.log(2) * counts.sum()), result.pvalue
 
 
-@pytest.mark.parametrize(("prop", "stage"), [("exchange", "queueing"), ("gate", "painting")])
-def test_without_law_half_of_the_pairs_of_colours_change_places(prop: str, stage: str) -> None:
-    same = [a.colour == b.colour for a, b in drawn(prop, stage, "lawless")]
-    assert abs(np.mean(same) - 0.5) < 0.1
-    assert all(a.colour == b.colour for a, b in drawn(prop, stage, "physics", 30))
+# What varies by stage, in the lawless world or in the lawful one.
+FREE = ("present", "shape", "colour", "direction", "height", "speed")
+VARIES = {
+    "passing": FREE,
+    "resting": ("present", "shape", "colour", "height", "place"),
+    "thrown": ("present", "shape", "colour", "direction", "arc", "speed"),
+    "blocked": (*FREE, "blocked"),
+    "sliding": ("present", "shape", "colour", "direction", "slope", "speed"),
+    "queueing": (*FREE, "number"),
+    "turning": FREE,
+    "painting": FREE,
+}
+# What the layout tells of both halves: the ground, and how wide the occluder is, give the height of what is thrown.
+LAYOUT = {"thrown": ("height", "gravity")}
+PLANTED = {"passing": "direction", "resting": "place", "thrown": "arc", "blocked": "blocked", "sliding": "slope"}
 
 
-def test_without_law_heights_and_slopes_are_drawn_anew() -> None:
-    heights = np.array([[half.height for half in halves] for halves in drawn("continuity", "passing", "lawless")])
-    assert abs(np.corrcoef(heights.T)[0, 1]) < 0.2
-    slopes = [(str(abs(a.slope)), str(abs(b.slope))) for a, b in drawn("incline", "sliding", "lawless")]
-    assert dependence(slopes) > 1e-3
+@pytest.mark.parametrize("stage", VARIES)
+def test_without_law_the_second_half_is_independent_of_the_first_in_every_attribute(stage: str) -> None:
+    pairs = drawn(stage, "lawless")
+    for attribute in VARIES[stage]:
+        seen = [(first[attribute], second[attribute]) for first, second in pairs]
+        assert len(set(seen)) > 3, attribute
+        bits, p = information(seen)
+        assert p > 1e-3 and bits < 0.03, (attribute, bits, p)
+
+
+@pytest.mark.parametrize("stage", VARIES)
+def test_with_law_the_second_half_repeats_the_first(stage: str) -> None:
+    pairs = drawn(stage, "physics", 200)
+    for attribute in {"colour", PLANTED.get(stage, "height")}:
+        bits, p = information([(first[attribute], second[attribute]) for first, second in pairs])
+        assert p < 1e-30 and bits > 0.5, (attribute, bits, p)
+
+
+def test_what_a_layout_tells_of_both_halves_is_known() -> None:
+    for stage, attributes in LAYOUT.items():
+        pairs = drawn(stage, "lawless")
+        for attribute in attributes:
+            bits, _ = information([(first[attribute], second[attribute]) for first, second in pairs])
+            assert 0.1 < bits < 0.6, (attribute, bits)
+
+
+def test_without_law_objects_are_hidden_at_the_splice_and_may_be_gone_after_it(blind: None) -> None:
+    clips = [clip for q in MiniPhys("pretrain", 66, law="lawless") for clip in q.clips]
+    for clip in clips:
+        (first, second), objects = ((clip.factors[half]["present"]) for half in ("first", "second")), clip.tracks
+        assert objects[0].present[0] == first and objects[0].present[-1] == second
+        assert not (objects[0].present & ~objects[0].hidden)[[SPLICE - 1, SPLICE]].any()
+    assert {len({clip.factors[half]["present"] for half in ("first", "second")}) for clip in clips} == {1, 2}
 
 
 @pytest.mark.parametrize("prop", PROPERTIES)
