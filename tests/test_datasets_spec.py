@@ -32,6 +32,16 @@ def test_a_word_is_a_name_a_split_and_a_root(text: str, name: str, split: str, r
     assert DataSpec.parse(text) == DataSpec(name, split, root)
 
 
+def test_miniphys_has_difficulties_before_its_splits() -> None:
+    clean = DataSpec.parse("miniphys:clean:unseen")
+    assert clean == DataSpec("miniphys", "unseen", options={"difficulty": "clean"})
+    assert str(clean) == "miniphys:clean:unseen" and str(DataSpec.parse("miniphys:hard")) == "miniphys:hard"
+    (scene,) = clean.load(quadruplets=1)
+    assert scene.id.startswith("miniphys-clean/unseen/")
+    with pytest.raises(ValueError, match="got miniphys split 'claen'"):
+        DataSpec.parse("miniphys:claen").load(quadruplets=1)
+
+
 def test_options_are_keys_with_values() -> None:
     spec = DataSpec.parse("intphys=/x", ["tolerance=4", "pairs=/a=b.csv"])
     assert spec.options == {"tolerance": "4", "pairs": "/a=b.csv"} and str(spec) == "intphys"

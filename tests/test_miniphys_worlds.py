@@ -387,3 +387,49 @@ def test_both_sizes_show_one_world(prop: str, silent: None) -> None:
             assert np.abs(pooled - small_clip.frames).mean() < 0.6
             assert np.abs(pooled - np.roll(small_clip.frames, 1, axis=2)).mean() > 1.2
     assert small.id == large.id and LAWFUL[prop].event == small.event
+
+
+# Difficulty.
+
+
+def texture(q: Scene) -> tuple[int, int]:
+    return len(scene(q["A"])["waves"]), len(scene(q["A"])["distractors"])
+
+
+def hidden_frames(q: Scene) -> np.ndarray:
+    return np.flatnonzero(q["A"].tracks[0].hidden if q["A"].tracks[0].present[0] else q["B"].tracks[0].hidden)
+
+
+def test_clean_scenes_are_plain_and_hidden_for_as_long_before_the_splice_as_after_it(blind: None) -> None:
+    clean = MiniPhys("train", 36, difficulty="clean")
+    assert clean.properties == ("permanence", "shape", "colour", "continuity", "inertia", "gravity")
+    assert {q["A"].factors["stage"] for q in clean} == {"passing", "thrown"}
+    assert {texture(q) for q in clean} == {(0, 0)}
+    passing = [hidden_frames(q) for q in clean if q["A"].factors["stage"] == "passing"]
+    assert all(abs((frames[0] + frames[-1]) / 2 - (SPLICE - 0.5)) <= 0.5 for frames in passing)
+
+
+def test_hard_scenes_are_textured_crowded_and_hidden_for_long(blind: None) -> None:
+    hard, usual = (MiniPhys("train", 66, difficulty=name) for name in ("hard", ""))
+    assert hard.properties == PROPERTIES
+    assert {distractors for _, distractors in map(texture, hard)} == {2, 3} and min(map(texture, hard))[0] > 0
+    assert min(map(texture, usual)) == (0, 0)
+    passing = ["permanence", "shape", "colour", "continuity", "inertia"]
+    spans = [len(hidden_frames(q)) for q in MiniPhys("train", 30, passing, difficulty="hard")]
+    assert min(spans) >= 7
+
+
+@pytest.mark.parametrize("difficulty", ["clean", "hard"])
+def test_worlds_of_another_difficulty_are_crossed_named_apart_and_have_scenes_of_their_own(difficulty: str) -> None:
+    different, usual = MiniPhys("test", 12, difficulty=difficulty)[:], MiniPhys("test", 12)[:]
+    assert all(q.id.startswith(f"miniphys-{difficulty}/test/") for q in different)
+    assert not {q["A"].frames.tobytes() for q in different} & {q["A"].frames.tobytes() for q in usual}
+    for a, b, c, d in ([clip.frames.astype(int) for clip in q.clips] for q in different if q.crossed):
+        assert not (a + b - c - d).any()
+
+
+def test_what_clean_scenes_do_not_show_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got clean miniphys property 'gate' · expected one of permanence, shape"):
+        MiniPhys("test", 4, ["gate"], difficulty="clean")
+    with pytest.raises(ValueError, match=r"got miniphys difficulty 'claen' .* did you mean 'clean'"):
+        MiniPhys("test", 4, difficulty="claen")

@@ -1,4 +1,4 @@
-"""A data set as one word of a command: "miniphys", "miniphys:unseen", "intphys=ROOT", "intphys:test=ROOT".
+"""A data set as one word of a command: "miniphys", "miniphys:clean:unseen", "intphys=ROOT", "intphys:test=ROOT".
 
 Light: nothing is read, and no heavy package imported, before `load`.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dit_lens.datasets.framing import Framing
 
 MINIPHYS = "miniphys"
+DIFFICULTIES = ("clean", "hard")  # of miniphys; without a name, the world that mini-wan was trained on
 # What the scenes of each data set provide, known without reading any of them.
 LABELS, PAIRS, CROSSED, SPLICES, TRACKS = "labels", "pairs", "crossed", "splices", "tracks"
 GIVES: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ class DataSpec:
 
     @classmethod
     def parse(cls, text: str, options: Sequence[str] = ()) -> DataSpec:
-        """The data set that "NAME[:SPLIT][=ROOT]" names.
+        """The data set that "NAME[:SPLIT][=ROOT]" names; of miniphys, "miniphys[:DIFFICULTY][:SPLIT]".
 
         Args:
             options: further ones as KEY=VALUE.
@@ -77,6 +78,8 @@ class DataSpec:
                 f" {text}=/path/to/{name}"
             )
         pairs: dict[str, str] = {}
+        if name == MINIPHYS and split.partition(":")[0] in DIFFICULTIES:
+            pairs["difficulty"], _, split = split.partition(":")
         for key, sign, value in (option.partition("=") for option in options):
             if not key or not sign:
                 raise ValueError(f"got data option {key + sign + value!r} · expected KEY=VALUE, such as tolerance=4")
@@ -90,7 +93,8 @@ class DataSpec:
         return cls(name, split, root, pairs)
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.split}" if self.split else self.name
+        difficulty = self.options.get("difficulty", "") if self.name == MINIPHYS else ""
+        return ":".join(part for part in (self.name, difficulty, self.split) if part)
 
     @property
     def gives(self) -> tuple[str, ...]:

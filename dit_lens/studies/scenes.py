@@ -47,7 +47,7 @@ def everything(study: Options) -> Scenes:
     if study.spec.name != MINIPHYS:
         return _at_most(all_scenes(study.spec.load(framing(study)), study.properties or ()), study.test, "--test")
     _check_little_world(study)
-    return all_scenes(_little_world(study, study.spec.split or "test", study.test))
+    return all_scenes(_little_world(study, study.spec, study.spec.split or "test", study.test))
 
 
 def framing(study: Options) -> Framing:
@@ -95,14 +95,14 @@ def _chosen(study: Options, spec: DataSpec, part: Literal["train", "test"]) -> S
         return comparable(spec.load(framing(study)), properties)
     split = "train" if part == "train" else spec.split or "test"
     count = DEMO[part] if getattr(study, part) is None else getattr(study, part)
-    source = _little_world(study, split, count)
+    source = _little_world(study, spec, split, count)
     return comparable(source) if count else Scenes(source, [], None)
 
 
-def _little_world(study: Options, part: str, count: int | None) -> Sequence[Scene]:
-    """`count` scenes of miniphys."""
+def _little_world(study: Options, spec: DataSpec, part: str, count: int | None) -> Sequence[Scene]:
+    """`count` scenes of a part of miniphys."""
     options: dict[str, Any] = {"properties": study.properties} if study.properties else {}
-    return DataSpec(MINIPHYS, part, options=study.spec.options).load(
+    return DataSpec(MINIPHYS, part, options=spec.options).load(
         quadruplets=DEMO["test"] if count is None else count, seed=study.seed, size=study.size or SIZES[0], **options
     )
 

@@ -93,11 +93,14 @@ EVENTS = {name: law.event for name, law in LAWFUL.items()}
 # the occluder. "lawless": each half is drawn from the layout alone (`lawless.draw_half`).
 LAWS = ("physics", "swap", "lawless")
 SPLITS = {"pretrain": 0, "train": 1, "test": 2, "unseen": 3}
-NOVELTIES = {
-    "shape": Style(shapes=UNSEEN_SHAPES),
-    "colour": Style(colours=tuple(UNSEEN_COLOURS)),
-    "layout": Style(unusual_layout=True),
+NOVELTIES: dict[str, dict[str, Any]] = {
+    "shape": {"shapes": UNSEEN_SHAPES},
+    "colour": {"colours": tuple(UNSEEN_COLOURS)},
+    "layout": {"unusual_layout": True},
 }
+# How hard scenes are to read: by default as mini-wan was trained on; "clean" shows two stages, plainly.
+DIFFICULTIES = {"": Style(), "clean": Style(plain=True), "hard": Style(crowded=True)}
+CLEAN_STAGES = ("passing", "thrown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,29 +120,37 @@ class MiniPhys(Sequence[Scene]):
         split: "pretrain" (for training a DiT), "train" (for fitting probes), "test", or "unseen" (test scenes whose
             shapes, colours or layouts, in turn, occur in no other split); no scene is in two splits.
         quadruplets: number of quadruplets.
-        properties: physical properties, which items take in turn.
+        properties: physical properties, which items take in turn; None for all that the world shows.
         seed: seed of all scenes.
         size: height and width of the frames in pixels, 32 or 64.
+        difficulty: "" for the world that mini-wan was trained on; "clean" for scenes that pass behind the occluder or
+            are thrown (six properties), without texture or distractors, hidden for as long before the splice as after
+            it; "hard" for textured scenes with two or three distractors, hidden for long.
         law: "physics"; or, for training twins, "swap" (A and B turn into their complementary colour behind the
             occluder) or "lawless" (the halves of A and of B are independent of each other). Clips of these worlds have
             no label.
 
     Raises:
-        ValueError: unknown split, property, size or law, or a negative number of quadruplets.
+        ValueError: unknown split, property, size, difficulty or law, a property that clean scenes do not show, or a
+            negative number of quadruplets.
     """
 
     def __init__(
         self,
         split: str = "test",
         quadruplets: int = 100,
-        properties: Sequence[str] = PROPERTIES,
+        properties: Sequence[str] | None = None,
         seed: int = 0,
         size: int = 32,
         law: str = "physics",
+        difficulty: str = "",
     ):
+        self.difficulty = check_choice(difficulty, DIFFICULTIES, "miniphys difficulty")
+        shown = {name: law for name, law in LAWFUL.items() if _stages(name, difficulty)}
         self.split = check_choice(split, SPLITS, "miniphys split")
         self.law = check_choice(law, LAWS, "miniphys law")
-        self.properties = tuple(check_choice(p, LAWFUL, "miniphys property") for p in properties)
+        kind = f"{difficulty} miniphys property".strip()
+        self.properties = tuple(check_choice(p, shown, kind) for p in (shown if properties is None else properties))
         if quadruplets < 0 or not self.properties:
             raise ValueError(
                 f"got {quadruplets} quadruplets of {len(self.properties)} properties"
@@ -178,21 +189,27 @@ class MiniPhys(Sequence[Scene]):
         prop, kind = self.properties[index % len(self.properties)], ""
         if self.split == "unseen":
             kind = tuple(NOVELTIES)[index // len(self.properties) % len(NOVELTIES)]
-        return prop, kind, f"miniphys/{self.split}/{index:06d}-{prop}" + (f"-{kind}" if kind else "")
+        world = "-".join(part for part in ("miniphys", self.difficulty) if part)
+        return prop, kind, f"{world}/{self.split}/{index:06d}-{prop}" + (f"-{kind}" if kind else "")
 
     def _make(self, index: int) -> Scene:
         prop, kind, group = self._named(index)
-        stream = np.random.SeedSequence([self.seed, SPLITS[self.split], PROPERTIES.index(prop), index])
-        style = NOVELTIES[kind] if kind else Style()
-        return make_quadruplet(prop, group, np.random.default_rng(stream), style, self.size, self.law)
+        world = [tuple(DIFFICULTIES).index(self.difficulty)] if self.difficulty else []
+        stream = np.random.SeedSequence([self.seed, SPLITS[self.split], PROPERTIES.index(prop), index, *world])
+        style = replace(DIFFICULTIES[self.difficulty], **NOVELTIES[kind] if kind else {})
+        stage = str((rng := np.random.default_rng(stream)).choice(_stages(prop, self.difficulty)))
+        return make_quadruplet(prop, stage, group, rng, style, self.size, self.law)
+
+
+def _stages(prop: str, difficulty: str) -> tuple[str, ...]:
+    """The stages that show a property."""
+    return tuple(stage for stage in LAWFUL[prop].stages if difficulty != "clean" or stage in CLEAN_STAGES)
 
 
 def make_quadruplet(
-    prop: str, group: str, rng: np.random.Generator, style: Style | None = None, size: int = 32, law: str = "physics"
+    prop: str, name: str, group: str, rng: np.random.Generator, style: Style, size: int = 32, law: str = "physics"
 ) -> Scene:
-    """A scene of two clips A and B that obey `law`, drawn from `rng`, and their two crossings C and D."""
-    style = style or Style()
-    name = str(rng.choice(LAWFUL[prop].stages))
+    """A scene of stage `name`: clips A and B that obey `law`, drawn from `rng`, and their two crossings C and D."""
     scenes, halves = _scenes_and_halves(name, prop, law, style, rng)
     noise = SENSOR_NOISE * rng.standard_normal((2, FRAMES, size, size, 3), dtype=np.float32)
     settings = {"stage": name, "splice": SPLICE, "law": law, "size": size}

@@ -33,11 +33,19 @@ COMPLEMENTS |= {second: first for first, second in COMPLEMENTS.items()}
 
 @dataclass(frozen=True)
 class Style:
-    """The looks and layouts that a split may use."""
+    """The looks and layouts that a split may use.
+
+    Attributes:
+        unusual_layout: the occluder is darker, hangs from the top and stands off the centre.
+        plain: no texture, no distractors, and the time behind the occluder is centred on the splice.
+        crowded: always texture, of up to twice the contrast, two or three distractors, and 7 or 8 frames hidden.
+    """
 
     shapes: tuple[str, ...] = SHAPES
     colours: tuple[str, ...] = tuple(COLOURS)
     unusual_layout: bool = False
+    plain: bool = False
+    crowded: bool = False
 
 
 @dataclass(frozen=True)

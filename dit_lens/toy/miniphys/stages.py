@@ -46,6 +46,8 @@ HIDDEN_SPANS = tuple(
     for first, last in itertools.product(range(3, 9), range(9, 14))
     if 5 <= last - first + 1 <= 8 and (first <= SPLICE - 4 or last >= SPLICE + 3)
 )
+CENTRED_SPANS = tuple(span for span in HIDDEN_SPANS if abs(sum(span) - (2 * SPLICE - 1)) <= 1)
+LONG_SPANS = tuple(span for span in HIDDEN_SPANS if span[1] - span[0] >= 6)
 RAMPS = (5.0, 12.0, 18.0)
 
 
@@ -64,6 +66,7 @@ class Stage:
 
 def _scene(rng: Rng, style: Style, spans: tuple[tuple[int, int], ...] = HIDDEN_SPANS, **options: Any) -> Layout:
     """A scene in which the object is completely hidden in the frames of a span, and up to a third of a frame longer."""
+    spans = _spans(style, spans)
     # Short spans are more frequent: a long one needs a wide occluder, which leaves less of the object to be seen.
     weights = np.array([(9.0 - (last - first + 1)) ** 2 for first, last in spans])
     first, last = spans[rng.choice(len(spans), p=weights / weights.sum())]
@@ -81,20 +84,36 @@ def _scene(rng: Rng, style: Style, spans: tuple[tuple[int, int], ...] = HIDDEN_S
         top=fixed(top),
         occluder_colour=tuple(rng.uniform(*grey, 3).tolist()),
         background=tuple(rng.uniform(0.45, 0.55, 3).tolist()),
-        waves=_waves(rng),
-        distractors=tuple(_distractor(rng, style) for _ in range(rng.choice(3, p=[0.6, 0.28, 0.12]))),
+        waves=_waves(rng, style),
+        distractors=_distractors(rng, style),
         hanging=style.unusual_layout,
     )
     return replace(scene, **options)
 
 
-def _waves(rng: Rng) -> tuple[tuple[float, float, float, float], ...]:
+def _spans(style: Style, spans: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Those of the spans that the style allows; all, where the stage leaves no choice."""
+    allowed = CENTRED_SPANS if style.plain else LONG_SPANS if style.crowded else spans
+    return tuple(span for span in spans if span in allowed) or spans
+
+
+def _waves(rng: Rng, style: Style) -> tuple[tuple[float, float, float, float], ...]:
     """Texture of the background: none in half of the scenes, else waves (amplitude, per pixel in x and y, phase)."""
-    count = rng.choice(4, p=[0.5, 0.2, 0.15, 0.15])
+    if style.plain:
+        return ()
+    chances, strongest = ([0.0, 0.4, 0.3, 0.3], 0.06) if style.crowded else ([0.5, 0.2, 0.15, 0.15], 0.03)
+    count = rng.choice(4, p=chances)
     angle, length = rng.uniform(0, np.pi, count), rng.uniform(12, 48, count)
     pitch = 2 * np.pi / length
-    waves = zip(rng.uniform(0.01, 0.03, count), pitch * np.cos(angle), pitch * np.sin(angle), strict=True)
+    waves = zip(rng.uniform(0.01, strongest, count), pitch * np.cos(angle), pitch * np.sin(angle), strict=True)
     return tuple((float(a), float(kx), float(ky), float(rng.uniform(0, 2 * np.pi))) for a, kx, ky in waves)
+
+
+def _distractors(rng: Rng, style: Style) -> tuple[Distractor, ...]:
+    if style.plain:
+        return ()
+    count = rng.integers(2, 4) if style.crowded else rng.choice(3, p=[0.6, 0.28, 0.12])
+    return tuple(_distractor(rng, style) for _ in range(count))
 
 
 def _distractor(rng: Rng, style: Style) -> Distractor:
@@ -169,7 +188,7 @@ def _pass(scene: Layout, cast: Cast) -> list[tuple[Path, Path]]:
 
 
 def _draw_resting(rng: Rng, style: Style) -> tuple[Layout, Cast]:
-    spans = tuple(span for span in HIDDEN_SPANS if span[1] - span[0] < 7)
+    spans = _spans(style, tuple(span for span in HIDDEN_SPANS if span[1] - span[0] < 7))
     first, last = spans[rng.choice(len(spans))]
     scene = _scene(rng, style)
     scene = replace(scene, occluder=(scene.occluder[0], 22.0), top=rising(scene.top[0], first, last))
