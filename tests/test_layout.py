@@ -28,7 +28,7 @@ FLOORS = {
     "interventions": 8, "capture": 8, "baselines": 8, "steering": 8,
     "patching": 9, "ablation": 9, "attribution": 9, "toy.behaviour": 9,
     "circuits": 9, "toy.truth": 9,
-    "studies": 10, "toy.views": 9, "toy.view_probes": 10,
+    "studies": 10, "toy.views": 9, "toy.view_probes": 10, "__main__": 11,
 }  # fmt: skip
 HEAVY = ("torch", "diffusers", "nnsight")
 # On floor 1, axes check places; on floor 2, edits read the vocabulary: a hook function is what an edit is.
