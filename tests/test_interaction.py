@@ -16,11 +16,12 @@ from analyses.probe_blocks import Config
 from dit_lens import ablation, laws, results
 from dit_lens.axes import TokenGrid
 from dit_lens.capture import NoisePath, Recipe, StoreFolder, Take, capture, clips_of, evaluations, features
-from dit_lens.capture.interaction import check_separated, cut_between, parts_of, patterns
+from dit_lens.capture.collecting import Collector
+from dit_lens.capture.interaction import check_separated, cut_between, cut_runs, parts_of
 from dit_lens.clips import Scene
 from dit_lens.hook_points import Hook
 from dit_lens.lens import DiTLens
-from dit_lens.running import Request
+from dit_lens.running import Evaluation, Request, repeat, some
 from dit_lens.studies import encoders
 from dit_lens.studies.price import price
 from dit_lens.toy.miniphys import MiniPhys
@@ -102,18 +103,61 @@ def test_a_pattern_cut_between_parts_by_hand() -> None:
     torch.testing.assert_close(result[0, 0, 2], torch.tensor([0.0, 0.0, 0.5, 0.5]))
 
 
-@pytest.mark.parametrize(("name", "separate"), [("wan", True), ("ltx", True), ("cosmos", True), ("cogvideox", False)])
-def test_a_model_whose_frames_meet_elsewhere_too_is_refused(name: str, separate: bool) -> None:
+def example(name: str) -> tuple[DiTLens, Evaluation, Tensor]:
+    """A small model, two clips of it, and parts that differ by clip."""
     lens = DiTLens(transformer=build(name), verify=False)
-    evaluation = laws.example(lens.model.members[0])
+    evaluation = repeat(some(laws.example(lens.model.members[0]), slice(0, 1)), 2)
     frames = lens.model.grid(evaluation).frames
-    parts = torch.arange(frames)[None] >= frames - 1
-    assert patterns(lens)
-    if separate:
+    return lens, evaluation, torch.arange(frames) >= torch.tensor([[1], [frames - 1]])
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx", "cosmos", "cogvideox", "hunyuan", "hunyuan15", "mochi"])
+def test_what_is_left_of_a_part_without_its_interaction_does_not_depend_on_the_other_part(name: str) -> None:
+    """In joint attention too, where frames also meet in the text."""
+    lens, evaluation, parts = example(name)
+    check_separated(lens, evaluation, parts)
+    take = Take.parse("interaction:blocks.*.hook_resid_post=none")
+    last = after(lens.blocks - 1)
+
+    def streams(change: Tensor) -> tuple[Tensor, Tensor]:
+        """The last stream as it is, and without its interaction."""
+
+        def add(x: Tensor, hook: Hook) -> Tensor:
+            return x + change.repeat(len(x) // len(change), 1)[:, None, :, None, None]
+
+        with lens.hooks([("hook_latent", add)]):
+            _, kept = lens.model.run(evaluation, Request(last))
+            taken = Collector(lens, (take,)).evaluate(lens, evaluation, parts)
+        added = taken["resid_post.interaction.none", lens.blocks - 1].values.flatten(1, 3)
+        stream = kept[last][:, : added.shape[1]]
+        return stream, stream - added
+
+    whole, apart = streams(torch.zeros(parts.shape))
+    changed, still_apart = streams(parts.float())
+    grid = lens.model.grid(evaluation)
+    first = ~parts.repeat_interleave(grid.rows * grid.columns, dim=1)
+    scale = (changed - whole)[~first].abs().max()
+    assert (changed - whole)[first].abs().max() > 1e-4 * scale  # frames do meet
+    torch.testing.assert_close(still_apart[first], apart[first], rtol=0, atol=float(1e-5 * scale))
+    assert (still_apart - apart)[~first].abs().max() > 0.1 * scale
+
+
+@pytest.mark.parametrize(("name", "runs"), [("wan", 1), ("cogvideox", 2), ("mochi", 2)])
+def test_text_that_reads_the_video_costs_a_second_cut_run(name: str, runs: int) -> None:
+    assert cut_runs(DiTLens(transformer=build(name), verify=False)) == runs
+
+
+def test_text_tokens_belong_to_neither_part() -> None:
+    lens, evaluation, parts = example("cogvideox")
+    take = Take.parse("interaction:blocks.*.text.hook_resid_post=none")
+    with pytest.raises(ValueError, match="expected a point of video tokens"):
+        Collector(lens, (take,)).evaluate(lens, evaluation, parts)
+
+
+def test_a_model_whose_frames_meet_elsewhere_too_is_refused() -> None:
+    lens, evaluation, parts = example("ltx2")  # by way of the sound
+    with pytest.raises(ValueError, match="more than attention over video and text tokens"):
         check_separated(lens, evaluation, parts)
-    else:
-        with pytest.raises(ValueError, match="text tokens in joint attention"):
-            check_separated(lens, evaluation, parts)
 
 
 def test_scenes_without_two_parts_are_refused(scenes: list[Scene]) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dit_lens.capture.interaction import cut_between, patterns
+from dit_lens.capture.interaction import cut_between, cut_runs, of_parts, patterns
 from dit_lens.capture.recipe import Take
 from dit_lens.hook_points import Hook, HookFunction
 from dit_lens.lens import DiTLens
@@ -21,8 +21,8 @@ from dit_lens.store import Place
 class Collector:
     """A hook function that keeps reductions of each activation and leaves the activation unchanged.
 
-    Interactions are differences of two activations: of the clips in the first half of a batch, and of the same clips in
-    the second half, in which attention across the break is cut.
+    Interactions are differences of two activations: of the clips in the first part of a batch, and of the same clips in
+    its second part, in which attention across the break is cut (or in two such parts, see `capture.interaction`).
 
     Attributes:
         wanted: by hook point, the variables it feeds: name, block (None outside the blocks) and reduction.
@@ -63,9 +63,12 @@ class Collector:
                 index = None if block is None else self.blocks[variable].index(block)
                 self.taken[variable, index] = reduction(x, hook)
 
-    def _keep_difference(self, x: Tensor, hook: Hook) -> None:
-        whole, cut = x.chunk(2)
-        self._keep(whole - cut, hook, interaction=True)
+    def _keep_difference(self, parts: Bool[Tensor, "b f"]) -> HookFunction:
+        def keep(x: Tensor, hook: Hook) -> None:
+            whole, *separate = x.split(len(parts))
+            self._keep(whole - of_parts(separate, parts, hook), hook, interaction=True)
+
+        return keep
 
     def evaluate(
         self, lens: DiTLens, evaluation: Evaluation, parts: Bool[Tensor, "b f"] | None = None
@@ -83,10 +86,11 @@ class Collector:
             assert parts is not None
             hooks = [
                 (self._patterns_before(lens, differences[-1]), self._cut(parts)),
-                (differences, self._keep_difference),
+                (differences, self._keep_difference(parts)),
             ]
             with lens.hooks(hooks):
-                lens.model.run(repeat(evaluation, 2), Request((), stop_at=differences[-1]))
+                copies = repeat(evaluation, 1 + cut_runs(lens))
+                lens.model.run(copies, Request((), stop_at=differences[-1]))
         return self.taken
 
     def _points(self, interaction: bool) -> list[str]:
@@ -104,14 +108,13 @@ class Collector:
 
     @staticmethod
     def _cut(parts: Bool[Tensor, "b f"]) -> HookFunction:
-        """Cuts attention in the second half of the batch."""
-        function = cut_between(parts)
+        """Cuts attention in all copies of the clips but the first; in the last of two, text reads the second part."""
+        functions = [cut_between(parts, text_reads) for text_reads in (False, True)]
 
         def cut(x: Tensor, hook: Hook) -> Tensor:
-            whole, separate = x.chunk(2)
-            changed = function(separate, hook)
-            assert changed is not None
-            return torch.cat([whole, changed])
+            whole, *separate = x.split(len(parts))
+            changed = [function(copy, hook) for function, copy in zip(functions, separate, strict=False)]
+            return torch.cat([whole, *changed])
 
         return cut
 

@@ -10,6 +10,7 @@ import torch
 
 from dit_lens.cache.estimate import clock, readable_time
 from dit_lens.capture import evaluations
+from dit_lens.capture.interaction import cut_runs
 from dit_lens.flow import Solver
 from dit_lens.lens import DiTLens
 from dit_lens.running import some
@@ -69,7 +70,7 @@ def price(study: Options, lens: DiTLens, models: int = 0) -> Price:
     places = len(study.read_at or ())
     size = Size(lens.blocks, lens.heads, len(train), len(test), len(scene.clips), places)
     on_the_way = Solver(study.solver).evaluations(len(levels)) if study.path == "inversion" else 0
-    each_place = 1 if study.readout == "blocks" else 2  # interactions need a second, cut run
+    each_place = 1 if study.readout == "blocks" else 1 + cut_runs(lens)
     reading = (size.train + size.test) * size.clips * (on_the_way + places * each_place)
     total = (models or len(names(study))) * (reading + size.test * study.per_test_scene(size))
     width = lens.heads * getattr(lens.transformer.config, "attention_head_dim", 64)
