@@ -75,7 +75,7 @@ from dit_lens.measures.labels import halves
 from dit_lens.measures.patching import label_effect_of_pairs
 from dit_lens.patching import patch_heads
 from dit_lens.studies import outcome
-from dit_lens.studies.ablations import by_property, by_role, check_donors, check_points, donors_of
+from dit_lens.studies.ablations import by_property, check_donors, check_points, donors_of
 from dit_lens.studies.exchanges import Measure, Runs, over_pairs
 from dit_lens.studies.readers import Reader, reader_of
 from dit_lens.studies.scenes import divided
@@ -93,8 +93,7 @@ def run(config: Config) -> xr.Dataset:
     check_donors(report)
     parts: dict[str, xr.Dataset] = {}
     for _, lens in config.lenses():
-        names = [name.format(block) for block in range(lens.blocks) for name in PARTS]
-        check_points(lens, [CircuitPart.of(name).point for name in names])
+        check_points(lens, [CircuitPart.of(name.format(b)).point for b in range(lens.blocks) for name in PARTS])
         if not parts:
             first = reader = reader_of(config, lens)
             bench = Bench(config, reader)
@@ -193,7 +192,7 @@ class Bench:
             table = ablate_circuit(
                 lens, inputs, reader.steps, reader.probe.logit, parts, donors, config.draws, config.seed
             )
-            tables.append(by_role(table.squeeze("step", drop=True), batch))
+            tables.append(outcome.by_role(table.squeeze("step", drop=True), batch))
         scenes = xr.concat(tables, "scene").rename(scene="report_scene")
         return scenes.assign(path_joined=(("rank", "end"), np.array(edges)))
 

@@ -73,7 +73,12 @@ def names(specs: Sequence[DataSpec]) -> list[str]:
 
 
 def of_model(lens: DiTLens, kind: str, data: Sequence[Data], seed: int | None) -> Iterator[Source]:
-    """The states of a model; for the model in question also noise matched to them, and its latents."""
+    """The states of a model; for the model in question also noise matched to them, and its latents.
+
+    Args:
+        kind: see `Source`.
+        seed: of the noise; None for a control model, of which states alone are read.
+    """
     pooling = "tokens" if data[0].study.readout == "blocks" else "moments"  # the paper reads means of tokens
     read = [encoders.states(dataset.study, lens, pooling=pooling)(dataset.scenes).labelled() for dataset in data]
     yield Source(kind, kind, lens.name, tuple(read))
