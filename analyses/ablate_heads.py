@@ -1,20 +1,13 @@
 """Which attention heads does the model need to tell possible clips from impossible ones?
 
+What: accuracy lost without each head: ablate_heads-*.nc with counts of correctly classified clips (model, replacement,
+score, part, scene, block, head).
 Why: patching shows which heads are sufficient to carry the label; ablation shows which are necessary. A fixed probe can
-fail because information moved, so a refitted probe decides whether it is gone.
-
-Method: one head at a time is ablated: its z is replaced by zero, by the mean over training clips, or by that of
-another clip of the same property. Path and probe are those of `patch_heads`. On the states after the probe's block:
-does the *fixed* probe, fitted on the intact model, still separate the clips? Does a probe *refitted* on states without
-the head? Only where the refitted one fails is the information gone. Where the data have ground truth, a second
-refitted probe decodes the object's colour, to see what happens to content.
-
-Controls: a random write of the same length as the head's at each token (the damage of any change of this size); the
-same ablations in control models. Heads are ranked on half of the test scenes and reported on the other half.
-
-Output: ablate_heads-*.nc with counts of correctly classified clips (model, replacement, score, part, scene, block,
-head).
-
+fail because information moved: a refitted one says whether it is gone.
+How: the z of one head is replaced by zero, the mean over training clips, or that of another clip of the same property;
+after the probe's block the fixed probe and a refitted one read (and one for colour, where it is known).
+Controls: a random write of the same length as the head's at each token; the same ablations in control models; heads are
+ranked on half of the test scenes and reported on the other half.
 Cost: about nine minutes of one core with the defaults.
 """
 

@@ -1,22 +1,13 @@
 """Which heads does the probe's logit depend on, by integrated gradients?
 
+What: share of the logit's label effect (possible minus impossible clips) by head: attribute_heads-*.nc with
+attributions (estimate, model, scene, pair, step, block, head).
 Why: `attribute_writes` measures what a head itself writes along the probe's direction; this also counts what later
 blocks make of it, without one forward for each head.
-
-Method: for each possible/impossible pair of a test scene, in both directions, the z of a block moves on a
-straight line from one clip's value to the other's while the input of the block stays fixed; integrated
-gradients (captum) attribute the probe's logit to heads. Beside it: gradient times difference (first order,
-one backward for all heads), and integrated gradients of each clip from a baseline of its noise alone (a clean
-part of zeros, as in `attribute_latents`), subtracted within pairs. Over the pairs of a scene, the label
-effect (possible minus impossible clips, averaged over the pairs of a scene) is separated from the effect of
-content, as in `patch_heads`. Path and probe are those of `attribute_writes`.
-
-Controls: control models; A against B, where everything differs but the label (scenes with two pairs). The convergence
-delta is reported, and the run stops above a limit. Heads are ranked on half of the test scenes and reported on the
-other half.
-
-Output: attribute_heads-*.nc with attributions (estimate, model, scene, pair, step, block, head).
-
+How: z moves on a line from one clip of a pair to the other, or from a baseline of noise alone, the block's input held
+fixed; integrated gradients (captum) attribute the logit to heads, beside gradient times difference.
+Controls: control models; A against B, where everything differs but the label; the run stops above a limit on the
+convergence delta; heads are ranked on half of the test scenes and reported on the other half.
 Cost: about four minutes on one core with the defaults.
 """
 

@@ -1,23 +1,13 @@
 """Which frames and positions of the noised latent does the probe's logit depend on?
 
+What: label effects (possible minus impossible clips) of attributions (model, direction, baseline, scene, frame, row,
+column), and maps of a few pairs: attribute_latents-*.nc.
 Why: it shows whether the probe's evidence lies where the physics happens (where an object disappears and reappears) or
 elsewhere.
-
-Method: integrated gradients (captum) of a linear probe's logit over x_sigma, the latent that the transformer reads at
-this step. How the clip got to noise is held fixed, so this attributes to the latent of the step and not to pixels.
-Three baselines. "paired clip": from an impossible clip to the possible ones it is paired with (in a crossed scene, both
-that share a half with it); where the two latents are equal the attribution is 0 by construction (hatched). "scene
-mean": from the mean of the scene's latents to each. "zero clean part": from sigma times the clip's own noise (a clean
-latent of zeros); frames that are kept clean begin at 0. The mean over pairs, possible minus impossible, is the label
-effect (possible minus impossible clips, averaged over the pairs of a scene); over all frames and positions it sums to
-that of the logit, minus that of the noise alone for the last baseline. Path and probe are those of `attribute_writes`.
-
+How: integrated gradients (captum) of the logit over x_sigma, the latent that the transformer reads, from three
+baselines: the paired clip, the mean of the scene, a clean latent of zeros. How the clip got to noise is held fixed.
 Controls: the three baselines side by side; random directions of the probe's length, in the model in question; control
-models. The convergence delta is reported, and the run stops above a limit.
-
-Output: attribute_latents-*.nc with label effects of attributions (model, direction, baseline, scene, frame, row,
-column), and maps of a few pairs.
-
+models; the run stops above a limit on the convergence delta.
 Cost: about three minutes on one core with the defaults.
 """
 

@@ -1,21 +1,11 @@
 """Which pixels does the probe's logit depend on?
 
+What: label effects (possible minus impossible clips) of attributions (model, baseline, scene, frame), and maps of a few
+pairs: attribute_pixels-*.nc.
 Why: latents mix frames and positions; pixels are what a person can check by eye, frame by frame.
-
-Method: integrated gradients (captum) of a linear probe's logit over the pixels of a clip, through the model's
-autoencoder and straight noising; there is no inversion, and all clips of a scene share one fixed noise. Two
-baselines. "paired clip": from an impossible clip to the possible ones it is paired with (in a crossed scene, both
-that share a half with it); where the two are equal the attribution is 0 by construction (hatched). "scene mean": from
-the mean of the scene's clips to each. By frame, the label effect (possible minus impossible clips, averaged over the
-pairs of a scene) is the mean over pairs, possible minus impossible; with either baseline it sums to that of the
-logit. Path and probe are those of `attribute_writes`: by default the first half is kept clean for mini-wan and the
-second is noised ("continuation"); other models read the whole clip noised.
-
-Controls: the two baselines; control models. The convergence delta is reported, and the run stops above a limit.
-
-Output: attribute_pixels-*.nc with label effects of attributions (model, baseline, scene, frame), and maps of a few
-pairs.
-
+How: integrated gradients (captum) of the logit over the pixels of a clip, through autoencoder and straight noising (no
+inversion; one noise for all clips of a scene), from the paired clip and from the mean of the scene.
+Controls: the two baselines; control models; the run stops above a limit on the convergence delta.
 Cost: about three minutes on one core with the defaults.
 """
 

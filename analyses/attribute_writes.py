@@ -1,22 +1,13 @@
 """Which heads, MLPs and blocks write what the probe reads?
 
-Why: it is the exact answer to "who writes it". Nothing is patched or approximated, so no effect can come from states
+What: the part of the logit's label effect (possible minus impossible clips) that each component writes:
+attribute_writes-*.nc with attributions (model, direction, scene, role, block, component).
+Why: it is the exact answer to "who writes it": nothing is patched or approximated, so no effect can come from states
 outside the model's distribution.
-
-Method: the residual stream is the sum of all earlier writes, so the logit of a linear probe is exactly the sum of what
-the embedding, each head (of self- and cross-attention) and each MLP add to it (`cache.attribute_to`). For each
-component the table gives the label effect (possible minus impossible clips, averaged over the pairs of a scene):
-possible minus impossible, the mean over the pairs of a test scene. In crossed scenes it depends on possibility and on
-neither half alone. The probe (on means by latent frame) is fitted on training scenes, after the block that those scenes
-choose, and frozen. By default the first half is kept clean for mini-wan and the second is noised ("continuation"): two
-clips that share a half are equal there bit for bit, so only attention can bring the halves together.
-
-Controls: in crossed scenes the embedding's label effect is 0, because it is a sum over frames; random directions of the
-probe's length; control models. Components are ranked on half of the test scenes and reported on the other half, with a
-p-value for the largest of all components (signs of scenes flipped).
-
-Output: attribute_writes-*.nc with attributions (model, direction, scene, role, block, component).
-
+How: the stream is the sum of all earlier writes, so the logit of a frozen linear probe is exactly the sum of what the
+embedding, each head (of self- and cross-attention) and each MLP add to it (`cache.attribute_to`).
+Controls: in crossed scenes the embedding's label effect is 0; random directions of the probe's length; control models;
+components are ranked on half of the test scenes, reported on the other, with a p-value for the largest.
 Cost: about two minutes on one core with the defaults.
 """
 

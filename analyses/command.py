@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Study)
 HERE = Path(__file__).parent
 SHARED = ("__init__", "__main__", "command")  # files that are no question
+PARTS = ("What", "Why", "How", "Controls", "Cost")  # of the docstring of an analysis, after its question
 FLAGS = {
     "--full": "print the whole table, not only its headline rows",
     "--figure": "file of the figure, instead of the default place",
@@ -59,9 +61,18 @@ def parse(config_type: type[Config], name: str, arguments: Sequence[str], descri
     _check_arguments(config_type, remaining)
     flags = "\n".join(f"{flag}: {meaning}." for flag, meaning in FLAGS.items())
     config = tyro.cli(
-        config_type, prog=f"python -m analyses.{name}", description=f"{description or ''}\n\n{flags}", args=remaining
+        config_type,
+        prog=f"python -m analyses.{name}",
+        description=f"{_paragraphs(description or '')}\n\n{flags}",
+        args=remaining,
     )
     return config.resolved()
+
+
+def _paragraphs(docstring: str) -> str:
+    """A docstring for the terminal: its question and each of its parts a paragraph, whose lines are joined."""
+    parts = re.split(rf"\n\n|\n(?=(?:{'|'.join(PARTS)}): )", docstring.strip())
+    return "\n\n".join(" ".join(part.split()) for part in parts)
 
 
 def answer(config: Config, run: Callable[[Config], xr.Dataset]) -> None:

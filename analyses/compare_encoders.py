@@ -1,28 +1,14 @@
 """Do the states of a video diffusion model separate possible from impossible clips better than other encoders do?
 
+What: accuracy per clip by encoder and label, and pairwise surprise: compare_encoders-*.nc with logits of all test clips
+by source and label, and surprises.
 Why: a probe's accuracy means little alone. Self-supervised video encoders, optical flow or pixel statistics may reach
 the same.
-
-Method: each row is an encoder of the same clips: the model on each path, its latents, pixels, optical flow, ResNet,
-VideoMAE and V-JEPA 2 (random and labelled so unless weights are given), moments over time. Features are means over
-space by frame or tubelet (over the cells of a grid for pixels and latents). All get the same logistic probe; its
-layer (and step) is chosen out of fold on training scenes and scored once on test scenes. "Left out" is the accuracy
-on each property of a probe fitted on all others. Surprise needs no fit: how often the impossible clip of a pair has
-the larger error (V-JEPA 2: of predicted states; VideoMAE: of the reconstruction; both averaged over numbers of
-context frames; the model: of the velocity from the break on with earlier frames kept clean, or of the whole clip
-where that is not possible). Encoders without weights or a maintained loader are listed as not run, with the reason.
-
-Controls: control models; the prompt embedding; Gaussian noise with the mean and covariance of the model's states; one
-frame alone; shuffled frames. Two labels beside physics: whether the clip is tinted ("tint"), and whether the tint
-changes at the break ("tint change"), crossed as physics is. An encoder that fails at the second does not compare the
-two halves at all.
-
-Real weights: --encoders vjepa2=facebook/vjepa2-vitl-fpc64-256 videomae=FOLDER ... --device cuda. Frames are resized to
-the encoder's size, and 16 are used; ViT-L at 256 pixels takes seconds per clip on one core.
-
-Output: compare_encoders-*.nc with logits of all test clips by source and label, and surprises.
-
-Cost: about five minutes of one core with the defaults.
+How: one logistic probe for all: the model on each path, latents, pixels, optical flow, ResNet, VideoMAE, V-JEPA 2
+(random unless weights are given). Layer and step are chosen out of fold on training scenes, scored once on test.
+Controls: control models; the prompt embedding; noise with the mean and covariance of the states; one frame alone;
+shuffled frames; two labels beside physics, a tint and a change of tint at the break.
+Cost: about five minutes of one core with the defaults; ViT-L at 256 pixels takes seconds per clip on one core.
 """
 
 from __future__ import annotations

@@ -1,20 +1,12 @@
 """Which attention carries plausibility: across the break, from frame to frame, or from the text?
 
+What: change of the label effect (possible minus impossible clips, in probe SDs) by cut: cut_attention-*.nc with logits
+and their changes (model, scene, role, cut, block, head).
 Why: patching a head says that it matters; cutting chosen query-key connections says which information it moves.
-
-Method: a probe on the output of a block is frozen. In one block at a time, in all heads or a single one, attention is
-cut: between latent frames after the break and those before it, in one direction or the other (where the clips of a pair
-begin alike); from each latent frame to the previous one; to the text; or the pattern is made uniform. The remaining
-weights of each row are rescaled to sum to 1. Effects are changes of the logit's label effect (possible minus impossible
-clips, averaged over the pairs of a scene: (A + B - C - D) / 2, or A - C for one pair), in probe SDs. Blocks are ranked
-on half of the scenes and reported on the other half.
-
-Controls: control models; the largest |t| over all cells of a map when possible and impossible clips are swapped in
-whole scenes. The text is the same for every clip and cannot carry the label: where cutting it costs much, the cut took
-the model outside its training distribution, and other cuts in that block prove little.
-
-Output: cut_attention-*.nc with logits and their changes (model, scene, role, cut, block, head).
-
+How: in one block, in all heads or a single one, attention is cut across the break (either direction), to the previous
+frame or to the text, or made uniform; rows still sum to 1. A frozen probe reads the output of a block.
+Controls: control models; the largest |t| over all cells of a map under swapped labels; cutting the text, which cannot
+carry the label; blocks are ranked on half of the scenes and reported on the other half.
 Cost: about three minutes of one core with the defaults.
 """
 

@@ -1,18 +1,11 @@
 """Do control models represent what lies within one half of a clip as well as the model does?
 
+What: R² of position and velocity, accuracy of colour and shape, by model: decode_states-*.nc with the sums behind the
+scores (source, target, scene). Within 3 points of the model, a model counts as a control.
 Why: only then are they controls. A model that is blind to objects fails at physics for a trivial reason.
-
-Method: lawful clips are noised to one level (the same latents for every model). For each latent frame in which the
-first object is visible in at least half of the frames, the output of a block is read, all tokens or their mean. Ridge
-regression decodes position and velocity (R², mean of x and y), a ridge classifier decodes colour and shape (accuracy),
-fitted on training scenes and scored on test scenes. The block, and tokens or mean, are chosen for each target by
-cross-validation on training scenes.
-
+How: lawful clips are noised to one level; from the output of a block, in each latent frame where the first object is
+visible, ridge regression and a ridge classifier decode its state; block and pooling by cross-validation.
 Controls: control models, and the latent that the model reads ("input x_σ"), the same for all.
-
-Output: decode_states-*.nc with the sums behind the scores (source, target, scene). The table gives the model's lead
-over each source in points; a model counts as a control where it is within 3 on position, colour and velocity.
-
 Cost: about five minutes on one core with the defaults.
 """
 

@@ -1,16 +1,10 @@
 """When in training does a model come to know the laws, and when can a probe detect it?
 
+What: loss, surprise and probe accuracy by checkpoint, with intervals: follow_training-*.nc, along the training step.
 Why: it shows whether knowledge of physics comes with the loss, and which measure detects it first.
-
-Method: the same measures at checkpoints of one training run. Loss: velocity error on possible clips, whole clips
-noised. Surprise: how much larger the velocity error from the break on is for impossible clips, with earlier frames kept
-clean (where clips begin alike and the model takes a noise level for each frame; otherwise on whole clips). Probe:
-accuracy per clip at the cell chosen on training scenes, on inverted clips and on continuations.
-
-Control: step 0 is the random initialisation from which training started.
-
-Output: follow_training-*.nc with the measures by checkpoint (a training step), with intervals.
-
+How: the same measures at checkpoints of one training run: velocity error on possible clips, how much larger it is on
+impossible ones from the break on, and accuracy of a probe on inverted clips and on continuations.
+Controls: step 0 is the random initialisation from which training started.
 Cost: about fifteen minutes on one core with the defaults.
 """
 

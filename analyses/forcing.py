@@ -1,25 +1,13 @@
 """How faithfully does the model continue a clip, for how long, and how much of the past does it use?
 
+What: objects found, in place and of the right colour, and PSNR: forcing-*.nc with sums (model, context, scene, role,
+count) and drift (level, round, rolled, statistic).
 Why: generation is the behaviour that probes are compared with. Before asking whether it obeys physics, one must know
 whether objects survive it at all.
-
-Method: the frames before the break of the possible clips A and B are kept clean (sigma 0), the others are sampled, with
-a noise level for every latent frame. A tracker reads the generated frames and compares the object in question with the
-truth, in frames from the break on that show at least half of it: found (within 4 world pixels), in place (within 2), of
-the right colour (among those found); also the number of full-size objects per frame, and PSNR.
-- forgetting: only the last latent frames before the break are given, down to none; earlier ones are sampled too. The
-  object is hidden at the break: with one frame given, it was mostly out of sight for the whole context.
-- drift: clips A are continued window by window from their last latent frames, at several noise levels of the
-  context (Diffusion Forcing). Against the true clip: scenery (median difference of pixels that never moved),
-  sharpness (mean gradient), scale of latents, full-size objects per frame.
-
-Intervals are nan where too few objects were found to resample.
-
-Controls: the true clips through the autoencoder (the ceiling; in drift, round 0); a model trained on clips whose halves
-are independent; a random initialisation; no context at all. All share the same noise.
-
-Output: forcing-*.nc with sums (model, context, scene, role, count) and drift (level, round, rolled, statistic).
-
+How: first frames are kept clean, later ones sampled, a noise level for each latent frame; a tracker compares with the
+truth. Forgetting: fewer given frames, down to none. Drift: window after window, at several context noises.
+Controls: the true clips through the autoencoder (the ceiling); a model trained on clips whose halves are independent; a
+random initialisation; no context at all. All share the same noise.
 Cost: about three minutes of one core with the defaults.
 """
 

@@ -1,24 +1,13 @@
 """Does a model generate what its states represent?
 
+What: how often a probe, the likelihood and the model's own continuation prefer the possible outcome: know_and_show-*.nc
+with margins (model, measure, scene, pair), ceiling (scene, role).
 Why: a model may represent a law and not follow it, or follow it without a linear trace. Three answers on the same pairs
 can be compared.
-
-Method: the clips of a pair share their frames before the break, which are kept clean; what follows is possible or not.
-- knowing: is a probe's logit higher on the possible clip? (Block outputs along "continuation", later frames noised;
-  fitted on training scenes, cell chosen there out of fold.)
-- likelihood: is the velocity error on later frames lower for it? (Mean over noise levels and draws of noise.)
-- showing: is the model's own continuation of the first frames closer to the possible outcome? (By a tracker on decoded
-  frames, in pixels, in latents, and by a separate encoder, mini-vae: see `dit_lens.toy.behaviour`. Never by the model's
-  own probe.)
-
-The margins of a scene's two pairs are added and the sign of the sum is the answer; a tie counts one half. In crossed
-scenes whatever one half alone says cancels exactly in the sum, so chance is one half; "all" pools these scenes.
-
-Controls: the tracker on true clips through the autoencoder (the ceiling: A and B should be possible, C and D
-impossible); a model that never saw possible clips and a random initialisation (the floor). All share the same noise.
-
-Output: know_and_show-*.nc with margins (model, measure, scene, pair), ceiling (scene, role).
-
+How: frames before the break are kept clean. Knowing: the probe's logit. Likelihood: the velocity error on later frames.
+Showing: is the continuation closer to the possible outcome (tracker, pixels, latents, a separate encoder)?
+Controls: the tracker on true clips through the autoencoder (the ceiling); a model that never saw possible clips and a
+random initialisation (the floor); the same noise for all. Chance is one half.
 Cost: about four minutes on one core with the defaults.
 """
 

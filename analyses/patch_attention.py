@@ -1,15 +1,12 @@
 """Which part of a head carries plausibility: its queries, keys, values or pattern?
 
+What: label effect (possible minus impossible clips) of each part of each head: patch_attention-*.nc with effects
+(model, scene, pair, step, part, block, head, readout).
 Why: `patch_heads` names heads; this says whether a head matters by where it attends (queries, keys, pattern) or by what
 it moves (values).
-
-Method: one part of one head is taken from another clip of the scene, the other parts stay; z is all of them together.
-Pairs, path, probe, controls and the split of effects into label effect and content are those of `patch_heads`.
-
+How: one part of one head is taken from another clip of the scene, the other parts stay; z is all of them together.
+Pairs, path and probe are those of `patch_heads`.
 Controls: those of `patch_heads`.
-
-Output: patch_attention-*.nc with effects (model, scene, pair, step, part, block, head, readout).
-
 Cost: about five minutes of one core with the defaults.
 """
 

@@ -1,23 +1,12 @@
 """Which attention heads carry plausibility from one clip to another?
 
+What: label effect (possible minus impossible clips) of each head, apart from that of content: patch_heads-*.nc with
+effects (model, scene, pair, step, region, block, head, readout).
 Why: a probe shows that plausibility can be decoded, not which components put it there. Patching is the causal test.
-
-Method: the z of one head is taken from one clip of a scene and put into the forward of another (possible into
-impossible, and back): at all tokens, and at the tokens of the frames that the two clips share. On the default path
-these frames are kept clean and equal in both, bit for bit, so whatever a head writes there crossed the break, by this
-head or an earlier one. Effects are measured on the logit of a linear probe for "possible" (on means by latent frame,
-fitted on training scenes, after the block that those scenes choose, then frozen) and, for all tokens, on the velocity's
-projection on v_clean - v_corrupted. Over the pairs of a scene, the label effect (possible minus impossible clips,
-averaged over the pairs of a scene) is separated from the effect of content.
-
-Controls, read in the same sweep: two probes fitted on one half of the training scenes each, and the difference of class
-means (do the maps agree?); probes of content where the data have it (a head that moves these as much is not specific to
-plausibility); random directions of the probe's length. A clip patched with itself; A with B, where everything differs
-but the label; the same maps in control models. The largest effect over blocks, heads and steps is tested by flipping
-the signs of whole scenes. Heads are ranked on half of the test scenes and reported on the other half.
-
-Output: patch_heads-*.nc with effects (model, scene, pair, step, region, block, head, readout).
-
+How: the z of one head is put from one clip of a scene into another (possible into impossible, and back), at all tokens
+and at those of shared frames; effects are on a frozen probe's logit and on the velocity.
+Controls: readouts of half the training scenes, class means, content and random directions; a clip with itself; A with
+B; control models; the largest effect under flipped signs; heads ranked on half of the scenes, reported on the other.
 Cost: about three minutes on one core with the defaults.
 """
 

@@ -1,15 +1,12 @@
 """Which layers carry plausibility, at which latent frames: attention or MLP?
 
+What: label effect (possible minus impossible clips) of each layer by frame: patch_mlp-*.nc with effects (model, scene,
+pair, step, write, block, frame, readout).
 Why: heads move information between frames, MLPs compute within a token. Patching both in one unit, by frame, compares
 them.
-
-Method: what a layer adds to the stream at the tokens of one latent frame is taken from another clip of the scene.
-Pairs, path, probe, controls and the split of effects into label effect and content are those of `patch_heads`.
-
+How: what a layer adds to the stream at the tokens of one latent frame is taken from another clip of the scene. Pairs,
+path and probe are those of `patch_heads`.
 Controls: those of `patch_heads`.
-
-Output: patch_mlp-*.nc with effects (model, scene, pair, step, write, block, frame, readout).
-
 Cost: about four minutes of one core with the defaults.
 """
 

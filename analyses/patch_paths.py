@@ -1,24 +1,12 @@
 """Which direct paths between components carry the plausibility signal?
 
+What: label effect (possible minus impossible clips) by path, and what a circuit keeps of it: patch_paths-*.nc with
+effects (model, scene, pair, sender, receiver) and logits (circuit, resampled, role, report_scene).
 Why: single components can matter for many reasons. Paths show who reads whom, and a circuit can be tested as a whole.
-
-Method: path, probe and pairs are those of `patch_heads`. From every head and MLP before the readout, the direct path
-to the readout, to every MLP, and to the queries, keys and values of the most important heads (ranked by patching
-whole heads on half of the test scenes) is patched from one clip of a scene into another, with all other writes held
-fixed. The label effect (possible minus impossible clips, averaged over the pairs of a scene: (A + B - C - D) / 2, or
-A - C for one pair) is separated from the effect of content. The strongest paths make a circuit: how much of the label
-effect is left when all heads and MLPs outside it are resampled from other scenes (faithfulness), and when those
-inside it are (completeness: ideally none)? With `--screened N` receivers are not chosen first: paths from all
-components to all MLPs and to the queries, keys and values of all heads are ranked by gradients (EAP-IG) on the
-ranking scenes, and the first N patched.
-
-Controls: a clip patched with itself; the same paths in control models; random circuits of as many heads and MLPs. Heads
-and paths are ranked on half of the test scenes and reported on the other half, with a p-value for the largest of all
-paths (signs of scenes flipped). With a screen, paths drawn at random are patched too, to judge the ranking.
-
-Output: patch_paths-*.nc with effects (model, scene, pair, sender, receiver), and logits of the first model's
-circuits (circuit, resampled, role, report_scene).
-
+How: the path from every head and MLP to the readout, MLPs and the q, k, v of the best heads is patched, other writes
+held fixed (or EAP-IG ranks all: `--screened N`). A circuit is tested by resampling what is outside it, or inside.
+Controls: a clip with itself; control models; random circuits of as many parts; ranked on half of the test scenes,
+reported on the other, with a p-value for the largest path; with a screen, paths drawn at random.
 Cost: about four minutes on one core with the defaults; about as much with `--screened 40`.
 """
 
@@ -62,13 +50,13 @@ class Config(Study):
 
 CONFIG = asked(Config, __name__)
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import xarray as xr
 
-from dit_lens.capture import batches, evaluations, of_role
+from dit_lens.capture import evaluations
 from dit_lens.circuits import (
     READOUT,
     CircuitPart,
@@ -82,19 +70,15 @@ from dit_lens.circuits import (
     ranked,
     screen_paths,
 )
-from dit_lens.clips import Scene
 from dit_lens.datasets.scenes import Scenes
 from dit_lens.measures.labels import halves
 from dit_lens.measures.patching import label_effect_of_pairs
 from dit_lens.patching import patch_heads
-from dit_lens.running import Evaluation
 from dit_lens.studies import outcome
-from dit_lens.studies.ablations import by_property, by_role, check_donors, check_points, donors_of
-from dit_lens.studies.exchanges import pairs_of
+from dit_lens.studies.ablations import by_property, check_donors, check_points, donors_of
+from dit_lens.studies.exchanges import Measure, Runs, over_pairs
 from dit_lens.studies.readers import Reader, reader_of
-
-Runs = Mapping[int, Evaluation]
-Measure = Callable[[Runs, Runs], xr.Dataset]
+from dit_lens.studies.scenes import divided
 
 
 def run(config: Config) -> xr.Dataset:
@@ -109,8 +93,7 @@ def run(config: Config) -> xr.Dataset:
     check_donors(report)
     parts: dict[str, xr.Dataset] = {}
     for _, lens in config.lenses():
-        names = [name.format(block) for block in range(lens.blocks) for name in PARTS]
-        check_points(lens, [CircuitPart.of(name).point for name in names])
+        check_points(lens, [CircuitPart.of(name.format(b)).point for b in range(lens.blocks) for name in PARTS])
         if not parts:
             first = reader = reader_of(config, lens)
             bench = Bench(config, reader)
@@ -123,19 +106,10 @@ def run(config: Config) -> xr.Dataset:
         accuracy = float(reader.accuracy.sel(step=reader.steps[0], block=reader.blocks[reader.steps[0]]))
         parts[lens.name] = effects.drop_vars(["property", "group"]).assign(train_accuracy=accuracy)
     result = outcome.with_scenes(outcome.by_model(parts, "outer"), config).reindex(model=list(parts)).merge(tested)
-    coords = {"readout": first.blocks[first.steps[0]], "sigma": first.probe.reads.sigma}
-    result = result.assign_coords(coords)
+    result = result.assign_coords(readout=first.blocks[first.steps[0]], sigma=first.probe.reads.sigma)
     if screen:
         result = result.reindex(sender=screen.sender, receiver=screen.receiver).merge(screen)
     return outcome.finished(result, config, first.lens)
-
-
-def divided(test: Scenes) -> tuple[Scenes, Scenes]:
-    """The scenes divided in two: those to rank on and those to report on."""
-    places = {"place": ("scene", np.arange(len(test)))}
-    coords = {"property": ("scene", test.properties), "group": ("scene", test.groups)}
-    ranking, report = (half.place.values.tolist() for half in halves(xr.Dataset(places, coords)))
-    return test.at(ranking), test.at(report)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,22 +122,8 @@ class Bench:
     # Paths.
 
     def over_pairs(self, scenes: Scenes, measure: Measure, what: str) -> xr.Dataset:
-        """The results of `measure` for (clean, corrupted) of all pairs of scenes, as `patch_heads` returns them."""
-        lens, (step,), parts = self.reader.lens, self.reader.steps, list[xr.Dataset]()
-        all_signs = pairs_of(scenes.roles or (), "crossed" in self.config.spec.gives)
-        signs = {pair: sign for pair, sign in all_signs.items() if sign or pair[0] == pair[-1]}
-        for batch in batches(scenes, self.config.batch_size, f"{lens.name}, {what}"):
-            evaluation = evaluations(lens, batch, [step], self.reader.path)[step]
-            tables = [
-                measure(*({step: of_role(evaluation, role, batch[0].roles)} for role in pair.split("→")))
-                for pair in signs
-            ]
-            table = xr.concat([effects.drop_vars(["donor", "clip"], errors="ignore") for effects in tables], "pair")
-            parts.append(table.rename(clip="scene").assign_coords(_scene_coords(batch)))
-        combined = xr.concat(parts, "scene").squeeze("step", drop=True)
-        combined = combined.rename({name: f"{name}_logit" for name in combined.data_vars})
-        combined = combined.assign_coords(pair=list(signs), sign=("pair", list(signs.values())))
-        return combined.assign(probe_spread=self.reader.probe.spread)
+        """The results of `measure` for all pairs of scenes, read by this model's probe."""
+        return over_pairs(self.reader, self.config, scenes, measure, what)
 
     def chosen(self, ranking: Scenes) -> tuple[list[Edge], xr.Dataset]:
         """The paths to patch; and the screen that chose them, empty without `--screened`.
@@ -232,15 +192,9 @@ class Bench:
             table = ablate_circuit(
                 lens, inputs, reader.steps, reader.probe.logit, parts, donors, config.draws, config.seed
             )
-            tables.append(by_role(table.squeeze("step", drop=True), batch))
+            tables.append(outcome.by_role(table.squeeze("step", drop=True), batch))
         scenes = xr.concat(tables, "scene").rename(scene="report_scene")
         return scenes.assign(path_joined=(("rank", "end"), np.array(edges)))
-
-
-def _scene_coords(batch: Sequence[Scene]) -> dict[str, tuple[str, list[str]]]:
-    """Scene, property and group as coordinates, by which scenes are divided in halves."""
-    columns = {"scene": "id", "property": "property", "group": "group"}
-    return {name: ("scene", [str(getattr(scene, key)) for scene in batch]) for name, key in columns.items()}
 
 
 if CONFIG is not None:

@@ -1,18 +1,12 @@
 """Where in the stream does plausibility lie: in which latent frames, after which block?
 
+What: label effect (possible minus impossible clips) by block and frame: patch_residual-*.nc with effects (model, scene,
+pair, step, block, frame, readout).
 Why: it locates the information before any component is blamed, and shows in which block it crosses the break.
-
-Method: the tokens of one latent frame at the input of a block are taken from another clip of the scene, frame by frame.
-Pairs, path, probe, controls and the split of effects into label effect and content are those of `patch_heads`.
-In a pair that shares a half, the input of block 0 is equal on that half (the noise is spliced too): an effect of its
-frames in later blocks arrived by attention across the break. On the other half an early patch merely restores the
-input.
-
+How: the tokens of one latent frame at the input of a block are taken from another clip of the scene. Where a pair is
+equal at the input, an effect in later blocks arrived by attention across the break.
 Controls: those of `patch_heads`.
-
-Output: patch_residual-*.nc with effects (model, scene, pair, step, block, frame, readout).
-
-Cost: about three minutes of one core with the defaults.
+Cost: about three minutes on one core with the defaults.
 """
 
 from __future__ import annotations

@@ -1,18 +1,12 @@
 """Does where a model's heads attend separate possible from impossible clips, and better than its states do?
 
+What: accuracy of probes on attention between frames, by head and block: probe_attention-*.nc with log odds (source,
+block, feature, scene, role).
 Why: attention patterns are often proposed as the place where relations between frames can be read; the states are the
 comparison that decides it.
-
-Method: clips are read at one noise level (by default with the frames before the break kept clean). The features of a
-head are the attention from each latent frame to each other one (mean over queries, sum over keys; 25 for 5 frames), for
-each head and for all heads of a block together; beside them the block's states, averaged by frame. A logistic probe is
-fitted on training scenes; the cell is chosen out of fold there and scored once on test scenes. The map over test scenes
-is for the eye only. Models whose attention mixes text and video are refused.
-
+How: features are the attention from each latent frame to each other, of one head or of a block; a logistic probe, its
+cell chosen out of fold on training scenes, is scored once on test scenes. Models that mix text in are refused.
 Controls: control models; labels swapped within scenes, with the maximum over all heads and blocks; the states.
-
-Output: probe_attention-*.nc with log odds (source, block, feature, scene, role).
-
 Cost: about three minutes on one core with the defaults.
 """
 

@@ -1,22 +1,12 @@
 """Where along depth and noise level is plausibility linearly decodable, and does the trained model compute it?
 
+What: a map of accuracy over steps and blocks, and the chosen cell: probe_blocks-*.nc with accuracies (source, step,
+block) and logits of the chosen cells.
 Why: it is the first question to any model. The answer also chooses the block and step at which other analyses read.
-
-Method: clips are taken to noise along a path; at each step that is read, one fresh evaluation gives the output of every
-block, averaged over the tokens of each latent frame. A logistic probe is fitted on training scenes. The cell (step,
-block) is chosen out of fold on training scenes and scored once on test scenes (on miniphys, also on scenes with unseen
-shapes, colours or layouts); each property is also scored at the cell that its own training scenes choose. The map over
-test scenes is for the eye only. "Accuracy" uses one threshold for all scenes, "pairwise" is how often the possible clip
-of a scene scores higher than the impossible one, d' is the separation in standard deviations.
-
-Controls: the latent that each evaluation reads ("input": an inversion carries the computation of earlier steps into
-it); plain noising in place of inversion; control models; the autoencoder's latents and the pixels; their standard
-deviation over time (second-order statistics); the latents of another autoencoder if one is named. For lawful changes
-the score is the share of possible clips classified as possible. "Transfer" is the accuracy on each property of a probe
-fitted on all others; for a model trained under another law it may fall below chance.
-
-Output: probe_blocks-*.nc with accuracies (source, step, block) and logits of the chosen cells.
-
+How: clips are taken to noise along a path; block outputs are averaged over the tokens of each latent frame; a logistic
+probe's cell (step, block) is chosen out of fold on training scenes and scored once on test scenes.
+Controls: the latent that is read; noising in place of inversion; control models; latents and pixels, and their
+deviation over time; another autoencoder's latents; lawful changes; probes of all other properties.
 Cost: about half an hour of one core with the defaults.
 """
 

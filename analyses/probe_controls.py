@@ -1,24 +1,12 @@
 """What is a probe's accuracy on a model's states worth, with every control scored by the same protocol?
 
+What: accuracy, d', pairwise order and AUROC of each encoder and label: probe_controls-*.nc with log odds and labels of
+all test clips (row, scene, role).
 Why: published probe accuracies differ in protocol and controls. Here the protocol is one, so that only encoders differ.
-
-Method: a row is an encoder of clips and a label. A logistic probe is fitted on training scenes for each of its
-cells (step and block, or layer); the cell is chosen out of fold there, and only its log odds on test scenes are
-scored: accuracy per clip, d' of the label effect (possible minus impossible clips, averaged over the pairs of a
-scene), pairwise order, AUROC over all clips. Intervals are over scenes.
-
-Encoders, for physics (possible or not): the model's states on each path; the latent that it reads ("input x_σ"); its
-states with frames shuffled, the last frame repeated, or another prompt (models that take text); control models;
-fidelity of the inversion; the model's latents, pixels, optical flow, texture of single frames; the prompt embedding;
-Gaussian noise with the mean and covariance of the states.
-
-Controls, further labels for the states of all models and for pixels: a warmer tint, and a change of tint at the break,
-which no physical law concerns ("tint", "tint change"); where the data have tracks of objects, the final position of the
-object, its colour, the background. They show that a model which fails at physics still sees what lies within a half.
-And labels drawn at random by scene: above chance only if folds leak.
-
-Output: probe_controls-*.nc with log odds and labels of all test clips (row, scene, role).
-
+How: a row is an encoder of clips and a label. A logistic probe is fitted in each of its cells on training scenes; the
+cell is chosen out of fold there, and only its log odds on test scenes are scored, with intervals over scenes.
+Controls: the latent read, frames shuffled or repeated, other prompts, control models, fidelity, latents, pixels, flow,
+texture, matched noise; labels of tint, and of position, colour and background where tracked; random labels.
 Cost: about ten minutes on one core with the defaults.
 """
 

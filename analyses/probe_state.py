@@ -1,23 +1,13 @@
 """Is the physical state of an object linearly decodable from a model's states, also while the object is hidden?
 
+What: R² of position, velocity, acceleration, angle and time to contact, seen and hidden: probe_state-*.nc with the sums
+behind R² (source, path, sight, variable, place, scene).
 Why: to judge whether an event is possible, a model must keep the state of a hidden object. This asks for the state
 itself, not for the label.
-
-Method: lawful clips are read at one noise level, as a continuation (frames before the break kept clean, others noised)
-and along the inversion. Every latent frame is a view: its tokens at the input and after each block, side by side or
-averaged (whichever is better out of fold). Ridge regression, its strength chosen the same way on training scenes,
-decodes the position, velocity and acceleration (scenes with gravity, between contacts) of the first object, the angle
-at which it slides, and the number of frames until it meets a wall or the ground. Views with the object visible in at
-least half of the frames ("seen") and views with it fully occluded in all ("hidden") have separate probes; the probe of
-seen views is also applied to hidden ones: is the state kept in the same form? Features and truth are taken relative to
-the training mean of their latent frame, and one probe reads all frames, so that time in the clip, alone or with
-position, predicts nothing. `decode_states` asks another question of such views: may a model serve as a control?
-
-Controls: the latent that the model reads ("x_σ"); control models, which see the other frames too; the autoencoder's
-clean latent and the pixels of the view's frames, which cannot show what is hidden there.
-
-Output: probe_state-*.nc with the sums behind R²: (source, path, sight, variable, place, scene).
-
+How: lawful clips are read at one noise level; ridge regression on the tokens of a latent frame, chosen out of fold,
+separately for seen and hidden views, and from seen to hidden; each frame's training mean is taken out.
+Controls: the latent that the model reads ("x_σ"); control models, which see the other frames too; the clean latent and
+the pixels of the view's frames, which cannot show what is hidden there.
 Cost: about four minutes on one core with the defaults.
 """
 

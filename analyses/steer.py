@@ -1,20 +1,12 @@
 """Does the model use the direction that a probe reads: does a push along it make generated physics possible?
 
+What: how often a steered continuation is possible, and the damage, by dose: steer-*.nc with values (model, direction,
+dose, scene, pair, measure), and those of erasure.
 Why: a direction can be decodable and unused. Steering is the causal test on generation.
-
-Method: along "continuation" (frames before the break kept clean, later ones noised) a linear probe and the difference
-of class means are fitted on token means of training scenes, at the block and step that these scenes choose out of fold.
-The model's own sampler then continues the first frames of test clips while every token after that block is pushed along
-the direction, by doses in standard deviations of the projection over training clips; positive is toward "possible". Or
-the direction is erased: every token is set to its mean along it. Measured against the unsteered continuation from the
-same noise: how often the tracker sees the possible outcome, how much closer to it than to the impossible one the latent
-gets (`dit_lens.toy.behaviour`), and the damage, |steered - unsteered| / |unsteered| of the latent from the break on.
-
-Controls: dose 0, which must change no bit; random directions along which the stream moves exactly as far as along the
-fitted ones; control models, such as one that never saw lawful clips, at the same block and step.
-
-Output: steer-*.nc with values (model, direction, dose, scene, pair, measure), and those of erasure.
-
+How: a probe and the difference of class means are fitted on continuations; the sampler continues test clips while every
+token after the chosen block is pushed along one, or it is erased; a tracker reads the video.
+Controls: dose 0, which must change no bit; random directions along which the stream moves exactly as far; control
+models, such as one that never saw lawful clips, at the same block and step.
 Cost: about four minutes on one core with the defaults.
 """
 

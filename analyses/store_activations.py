@@ -1,19 +1,12 @@
 """Which activations of a data set should be captured once, and kept on disk for all later questions?
 
+What: the folder --out, which `dit_lens.store.open_store` reads as lazy arrays (clip, step, block, ...), and other
+questions by --store.
 Why: probes, poolings and looks at single clips read the same activations; capturing them is the expensive part.
-
-Method: all clips of a data set, labelled or not, are taken to noise batch by batch, along any path; at each step that
-is read, one fresh evaluation is read at the hook points and reduced in the hook, by one reduction or several. Every
-batch is a shard, written in the background and renamed when complete. After an interruption or a kill the same command
-continues, and the store is the same to the byte. Two commands on the same folder share the work. Other questions read
-the store by `--store`, the folder that contains it; for data whose scenes are not crossed they split scenes into pairs,
-and capture those themselves.
-
+How: all clips, labelled or not, go to noise batch by batch along any path, and are reduced in the hook; a batch is a
+shard, renamed when complete. After an interruption the same command continues; two commands share the work.
 Controls: `--verify` compares every shard with the sha256 it was written with. Clips that cannot be captured are listed
 in the store's errors; a full disk always stops the run.
-
-Output: the folder --out, which `dit_lens.store.open_store` reads as lazy arrays (clip, step, block, ...).
-
 Cost: printed before the work begins; above one hour or 20 GB it needs --yes.
 """
 

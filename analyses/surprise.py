@@ -1,21 +1,12 @@
 """Is the model's own velocity error larger on impossible clips than on possible ones?
 
+What: error on impossible minus possible clips, in per cent of that on possible ones: surprise-*.nc with errors, and
+their peaks in time (model, condition, sigma, scene, role).
 Why: the error is the model's own measure of what it expects. It needs no probe and no labels to fit on.
-
-Method: the squared error of the velocity (noise - data) at several noise levels, averaged over draws of noise (the same
-for all models; clips have the same noise where they have the same frames). A scene's surprise is the error on its
-impossible clips minus that on its possible ones, (C + D - A - B) / 2, in per cent of the mean error on possible clips.
-Whatever is a sum over frames cancels, exactly in crossed scenes, which "all" pools where there are any. Conditions: the
-whole clip noised and scored; where clips begin alike, only frames from the break on scored; where the model takes a
-noise level for each frame, the same with earlier frames kept clean (sigma 0). Beside the mean over time stands the
-maximum over latent frames, as benchmarks score brief surprise: by pairwise order, IntPhys' relative error (within
-scenes) and AUROC (over all scenes, 1 - absolute error).
-
+How: squared error of the velocity (noise - data) at several levels and draws, the same noise for all; of the whole
+clip, of frames from the break on, and with earlier frames kept clean; mean and maximum over time.
 Controls: a random initialisation (0 in crossed scenes). On miniphys also a model that never saw lawful clips (near 0),
-and one in whose world colours change behind the occluder (below 0 on colour: there, the possible clip is surprising).
-
-Output: surprise-*.nc with errors, and their peaks in time (model, condition, sigma, scene, role).
-
+and one in whose world colours change behind the occluder (below 0 on colour).
 Cost: about ten minutes on two cores with the defaults.
 """
 

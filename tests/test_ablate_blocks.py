@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from spliced import pair_of
 
-from analyses.ablate_blocks import Config, error_from_break, paths_of, steps_away
+from analyses.ablate_blocks import Config, steps_away
 from analyses.command import call
 from dit_lens import ablation, results
 from dit_lens.capture import NoisePath, encode, spliced_noise, trajectory_of
@@ -26,6 +26,8 @@ from dit_lens.measures.nulls import sign_flips
 from dit_lens.metrics import Readout, Run, VelocityError
 from dit_lens.running import Evaluation, Request
 from dit_lens.studies.block_ablations import REPLACEMENTS, WRITES, Absent, Material, material_of, writes_of
+from dit_lens.studies.block_readings import paths_of
+from dit_lens.studies.velocity_errors import error_from_break
 from dit_lens.toy.miniphys import MiniPhys
 
 STEP, BLOCK = 2, 1

@@ -23,7 +23,6 @@ from dit_lens.measures import ablation
 from dit_lens.probing import Probe, Reads
 from dit_lens.studies.ablations import (
     by_property,
-    by_role,
     check_donors,
     check_points,
     colours_of,
@@ -32,6 +31,7 @@ from dit_lens.studies.ablations import (
     scores,
     scores_there,
 )
+from dit_lens.studies.outcome import by_role
 from dit_lens.toy.miniphys import MiniPhys
 
 ROLES = list("ABCD")

@@ -150,6 +150,20 @@ def test_a_question_adds_few_options_and_declares_what_it_needs(name: str) -> No
     assert description.splitlines()[0].endswith(("?", ".")) and isinstance(config.NEEDS, tuple)
 
 
+@pytest.mark.parametrize("name", command.questions())
+def test_a_question_opens_with_what_why_how_controls_and_cost(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In about ten lines; `--help` prints each part as a paragraph, none of them cut."""
+    config, docstring = command.header(name)
+    question, *parts = re.split(rf"\n+(?=(?:{'|'.join(command.PARTS)}): )", docstring)
+    assert len(docstring.splitlines()) <= 12 and len(question.splitlines()) == 1
+    assert tuple(part.partition(":")[0] for part in parts) == command.PARTS
+    with pytest.raises(SystemExit):
+        command.parse(config, name, ["--help"], docstring)
+    text = re.sub(r" *\n(?!\n)", " ", capsys.readouterr().out)  # as wrapped to the terminal
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n")]
+    assert all(" ".join(part.split()) in paragraphs for part in (question, *parts))
+
+
 def test_help_and_bad_input_import_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['patch_heads', '--help']; import runpy, contextlib, io\n"

@@ -12,7 +12,6 @@ import xarray as xr
 from spliced import pair_of
 
 from analyses.command import call
-from analyses.compare_methods import Bench, contrasts, partners_of
 from dit_lens import ablation, results
 from dit_lens.attribution import Integral
 from dit_lens.cache import ActivationCache
@@ -23,6 +22,8 @@ from dit_lens.measures.compare_methods import DIRECT, METHODS, PATCHING, maps, p
 from dit_lens.measures.patching import PLAUSIBILITY, RANDOM
 from dit_lens.running import Evaluation, Request
 from dit_lens.studies.ablations import donors_of
+from dit_lens.studies.exchanges import partners_of
+from dit_lens.studies.head_shares import Bench, contrasts
 from dit_lens.studies.readouts import LinearReadout, Readouts
 from dit_lens.toy.miniphys import MiniPhys
 

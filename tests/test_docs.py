@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from analyses import command
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,6 +32,12 @@ def test_the_readme_is_read_in_four_minutes() -> None:
 def test_every_page_can_be_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text()))
     assert linked == {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"}
+
+
+def test_every_question_is_explained_in_full_under_its_own_words() -> None:
+    sections = re.findall(r"^### (\w+)\n\n(.+?)\n\n\*\*Method", (ROOT / "docs/questions.md").read_text(), re.M | re.S)
+    asked = {name: command.header(name)[1].splitlines()[0] for name in command.questions()}
+    assert {name: " ".join(question.split()) for name, question in sections} == asked
 
 
 @pytest.mark.slow

@@ -11,14 +11,19 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from analyses import command, invert_clips
-from analyses.invert_clips import Config, files, in_bfloat16, inverted, label_table, watched_heads
+from analyses import command
+from analyses.invert_clips import Config, files
 from dit_lens import fidelity, results
 from dit_lens.fidelity import SOLVERS
 from dit_lens.lens import DiTLens
 from dit_lens.measures import invert_clips as measures
 from dit_lens.measures.invert_clips import label_verdict
 from dit_lens.probing import Probe, Reads
+from dit_lens.studies.inversions import reports
+from dit_lens.studies.inversions.labels import label_table
+from dit_lens.studies.inversions.probes import inverted
+from dit_lens.studies.inversions.reports import watched_heads
+from dit_lens.studies.inversions.solvers import in_bfloat16
 from dit_lens.toy.miniphys import MiniPhys
 
 TINY = [
@@ -96,7 +101,7 @@ def test_labels_are_scored_alike_in_batches_of_any_size_and_found_where_they_are
 def test_patterns_are_watched_where_they_fit(lens: DiTLens, monkeypatch: pytest.MonkeyPatch) -> None:
     path = inverted(lens, MiniPhys("test", 1)[:], config(), 1, "euler")
     assert watched_heads(lens, path) == [(0, 0), (2, 0), (5, 0)]
-    monkeypatch.setattr(invert_clips, "PATTERNS", 1e4)
+    monkeypatch.setattr(reports, "PATTERNS", 1e4)
     assert watched_heads(lens, path) == []
 
 

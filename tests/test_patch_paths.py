@@ -13,7 +13,7 @@ from fixed_readers import random_probe, reader_with
 from spliced import pair_of
 
 from analyses.command import call
-from analyses.patch_paths import Bench, Config, Runs, divided
+from analyses.patch_paths import Bench, Config
 from dit_lens import circuits as paths_of
 from dit_lens import patching, results
 from dit_lens.capture import NoisePath
@@ -23,6 +23,8 @@ from dit_lens.datasets.scenes import Scenes, labelled_pairs
 from dit_lens.lens import DiTLens
 from dit_lens.measures.patch_paths import edges_of, flat, parts_of, shares
 from dit_lens.measures.patching import label_effect_of_pairs
+from dit_lens.studies.exchanges import Runs
+from dit_lens.studies.scenes import divided
 from dit_lens.toy.miniphys import MiniPhys
 
 TINY = Config(properties=("inertia",), train=5, test=4, top=3, draws=3, batch_size=4, read_at=(14,))

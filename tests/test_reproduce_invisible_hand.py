@@ -19,6 +19,7 @@ from dit_lens.measures import reference_numbers
 from dit_lens.measures.reference_numbers import AVERAGE, NUMBERS
 from dit_lens.measures.reproduce_invisible_hand import averages, table, verdict
 from dit_lens.models.codec import AutoencoderPatchPCA
+from dit_lens.studies import data_sets
 from dit_lens.toy.mini_wan import assemble, new_transformer, save
 from dit_lens.toy.miniphys import SPLICE, MiniPhys
 
@@ -153,7 +154,7 @@ def test_scenes_are_taken_at_even_distances_from_all_blocks(intphys: Path) -> No
 
 
 def test_hidden_labels_and_missing_folders_are_told(intphys: Path, tmp_path: Path) -> None:
-    absent: analysis.Absent = {}
+    absent: data_sets.Absent = {}
     asked = config("--data", f"intphys={intphys}", "--also", f"intphys:test={intphys}", "--protocols", "released-code")
     assert [data.name for data in analysis.load(asked, absent)] == ["intphys"]
     assert absent == {("intphys:test", "all"): "its labels are hidden"}
@@ -163,7 +164,7 @@ def test_hidden_labels_and_missing_folders_are_told(intphys: Path, tmp_path: Pat
         config("--also", "intphys")
     with pytest.raises(ValueError, match="got --train 5"):
         config("--train", "5")
-    assert analysis.names(config("--also", f"intphys={intphys}", f"intphys={tmp_path}").specs) == [
+    assert data_sets.names(config("--also", f"intphys={intphys}", f"intphys={tmp_path}").specs) == [
         "miniphys", f"intphys ({intphys.name})", f"intphys ({tmp_path.name})",
     ]  # fmt: skip
 

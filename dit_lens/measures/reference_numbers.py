@@ -6,7 +6,8 @@ version, the rest of its website; none came with an interval, and the best cell 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 PAPER, SITE = "paper v1", "website"
@@ -25,6 +26,11 @@ class Published:
     high: float
     source: str
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """`low` and `high`, NaN where there is none."""
+        return math.nan if self.low is None else self.low, self.high
+
     def __str__(self) -> str:
         if self.low is None:
             return f"< {self.high:.2f} ({self.source})"
@@ -36,6 +42,7 @@ def _readers(low: float | None, high: float, source: str, *readers: str) -> Mapp
 
 
 WEIGHED = ("wan", "cogvideox", "ltx", "vjepa2", "videomae")
+ALWAYS = ("latent", "noise")  # read with every model
 UNWEIGHED = ("latent", "flow", "resnet", "noise")
 CONTROLS = {**_readers(0.48, 0.53, SITE, "latent"), **_readers(None, 0.55, SITE, "flow", "resnet", "noise")}
 NUMBERS: dict[str, Mapping[str, Published]] = {
@@ -63,3 +70,28 @@ EXAMPLES = {
 def number(data: str, reader: str) -> Published | None:
     """The published accuracy of a reader on a data set, if there is one."""
     return NUMBERS.get(data, {}).get(reader)
+
+
+def not_run(
+    data_sets: Container[str], readers: Container[str], known: Container[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Published rows that a run does not have, (data set, reader), and the options that would add them.
+
+    Args:
+        data_sets, readers: of the run; latents and noise of a model are in every run.
+        known: rows whose reason is known already; "all" stands for every data set, or every reader.
+    """
+    absent: dict[tuple[str, str], str] = {}
+    for data in (name for name in NUMBERS if name != AVERAGE):
+        for reader in (*WEIGHED, *UNWEIGHED):
+            folder = EXAMPLES.get(reader, "")
+            model = f"--model {folder} --published {reader}"
+            option = model if reader in WEIGHED[:3] else f"--encoders {reader}{f'={folder}' if folder else ''}"
+            missing = [f"no data (--also {data}=ROOT)"] * (data not in data_sets)
+            there = reader in readers or reader in ALWAYS
+            missing += [f"{'no weights' if folder else 'not asked for'} ({option})"] * (not there)
+            if missing and not any(row in known for row in ((data, reader), ("all", reader), (data, "all"))):
+                absent[data, reader] = f"{' and '.join(missing)}; published {number(data, reader)}"
+    return absent | {
+        (data, "all"): f"not given; {reason}" for data, reason in REGRESSION.items() if data not in data_sets
+    }

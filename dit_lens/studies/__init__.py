@@ -4,8 +4,9 @@ options: the shared options, and defaults that follow the model and the data; li
 anything heavy is imported. study: `Study`, which gives what they stand for. scenes: those to fit and to test on.
 lenses: the models and controls. paths: how clips get to noise. price: what it will cost, said before it is done.
 readers: models with frozen probes. scoring: grids of probes as tables. encoders: what turns clips into features.
-outcome: results named by what was asked. Then what several questions share: exchanges, readouts (patching), ablations,
-block_ablations, lines, shown (attribution), views, view_probes (true states of objects), velocity_errors (surprise).
+outcome: results named by what was asked. Then what several questions share, or one of them asks: exchanges, readouts
+(patching), head_shares (six methods), ablations, block_ablations, block_readings, integrated_gradients, shown
+(attribution), velocity_errors (surprise), data_sets and protocol_scores (published tables), inversions (fidelity).
 """
 
 from __future__ import annotations

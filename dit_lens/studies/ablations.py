@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 from einops import reduce
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import RidgeClassifierCV
@@ -85,16 +83,6 @@ def donors_of(batch: Sequence[Scene], seed: int) -> Int[torch.Tensor, " b"]:
 def scene_first(values: np.ndarray, batch: Sequence[Scene]) -> np.ndarray:
     """Rows that lie role by role as (scene, role, ...)."""
     return values.reshape(len(batch[0].roles), len(batch), *values.shape[1:]).swapaxes(0, 1)
-
-
-def by_role(table: xr.Dataset, batch: Sequence[Scene]) -> xr.Dataset:
-    """A table over clips, role by role, as one over (role, scene)."""
-    roles, ids = list(batch[0].roles), [scene.id for scene in batch]
-    index = pd.MultiIndex.from_product([roles, ids], names=("role", "scene"))
-    indexed = table.drop_vars("clip", errors="ignore").assign_coords(
-        xr.Coordinates.from_pandas_multiindex(index, "clip")
-    )
-    return indexed.unstack("clip").sel(role=roles, scene=ids)
 
 
 # Probe inputs.

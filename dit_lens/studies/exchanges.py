@@ -9,12 +9,15 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.axes import Region
-from dit_lens.capture import alike, begins_alike, differing, encode, evaluations, given_frames, of_role
+from dit_lens.capture import alike, batches, begins_alike, differing, encode, evaluations, given_frames, of_role
 from dit_lens.clips import Scene
+from dit_lens.datasets.scenes import Scenes
+from dit_lens.datasets.spec import CROSSED
 from dit_lens.lens import DiTLens
 from dit_lens.metrics import Metric, VelocityProjection
 from dit_lens.running import Evaluation
 from dit_lens.studies import outcome
+from dit_lens.studies.options import Options
 from dit_lens.studies.readers import Reader, readers
 from dit_lens.studies.readouts import Readouts, readouts
 from dit_lens.studies.study import PatchStudy
@@ -44,6 +47,8 @@ class Exchange:
     regions: Mapping[str, Region]
 
 
+Runs = Mapping[int, Evaluation]  # by step
+Measure = Callable[[Runs, Runs], xr.Dataset]  # of the clean and the corrupted runs
 Patch = Callable[[DiTLens, Exchange, Sequence[int], Metrics], xr.Dataset]
 
 
@@ -57,6 +62,17 @@ def pairs_of(roles: Sequence[str], crossed: bool) -> dict[str, int]:
     if crossed:
         return available
     return {pair: sign for pair, sign in available.items() if not sign or _partners(pair)}
+
+
+def partners_of(roles: Sequence[str], crossed: bool) -> list[list[int]]:
+    """For each clip of a scene its partner in a possible/impossible pair; one list for each pair that a clip is in.
+
+    Worked example: of crossed scenes C, D, A, B (which share the first frames) and D, C, B, A (which share the last)
+    for A, B, C, D; of single pairs C, A for A, C.
+    """
+    pairs = [pair.split("→") for pair, sign in pairs_of(roles, crossed).items() if sign]
+    clean = {role: [source for source, target in pairs if target == role] for role in roles}
+    return [[list(roles).index(name) for name in column] for column in zip(*clean.values(), strict=True)]
 
 
 def _partners(pair: str) -> bool:
@@ -91,7 +107,7 @@ def patch_scenes(
 ) -> xr.Dataset:
     """Effects (scene, pair, step, ..., readout) of all pairs of the test scenes, and the facts of `about`."""
     lens, parts = reader.lens, list[xr.Dataset]()
-    signs = pairs_of(test[0].roles, "crossed" in study.spec.gives)
+    signs = pairs_of(test[0].roles, CROSSED in study.spec.gives)
     latents = encode(lens.encode, [test[0]]).shape[2]
     for batch in alike(test, study.batch_size, latents, f"{lens.name}, patching"):
         inputs = evaluations(lens, batch, reader.steps, reader.path)
@@ -112,6 +128,31 @@ def patch_scenes(
         table = xr.concat(effects, "pair").assign_coords(pair=list(signs)).rename(clip="scene", feature="readout")
         parts.append(table.assign(about(batch, latents)).assign_coords(scene=[scene.id for scene in batch]))
     return xr.concat(parts, "scene").assign_coords(sign=("pair", list(signs.values())))
+
+
+def over_pairs(reader: Reader, study: Options, scenes: Scenes, measure: Measure, what: str) -> xr.Dataset:
+    """Effects on the probe's logit (scene, pair, ...) of all pairs of scenes at the one step of a reader.
+
+    Pairs have their `sign`, of content alone only a clip with itself; scenes their property and group.
+
+    Args:
+        measure: (clean, corrupted) -> effects, as `patch_heads` returns them; each variable gets the suffix `_logit`.
+        what: is measured, for the progress bar.
+    """
+    lens, (step,), parts = reader.lens, reader.steps, list[xr.Dataset]()
+    all_signs = pairs_of(scenes.roles or (), CROSSED in study.spec.gives)
+    signs = {pair: sign for pair, sign in all_signs.items() if sign or pair[0] == pair[-1]}
+    for batch in batches(scenes, study.batch_size, f"{lens.name}, {what}"):
+        evaluation = evaluations(lens, batch, [step], reader.path)[step]
+        tables = [
+            measure(*({step: of_role(evaluation, role, batch[0].roles)} for role in pair.split("→"))) for pair in signs
+        ]
+        table = xr.concat([effects.drop_vars(["donor", "clip"], errors="ignore") for effects in tables], "pair")
+        parts.append(table.rename(clip="scene").assign_coords(_scene_coords(batch)))
+    combined = xr.concat(parts, "scene").squeeze("step", drop=True)
+    combined = combined.rename({name: f"{name}_logit" for name in combined.data_vars})
+    combined = combined.assign_coords(pair=list(signs), sign=("pair", list(signs.values())))
+    return combined.assign(probe_spread=reader.probe.spread)
 
 
 def regions(pair: str, scene: Scene, latents: int) -> dict[str, Region]:
@@ -157,3 +198,9 @@ def about(scenes: Sequence[Scene], latents: int) -> xr.Dataset:
     hidden = np.array([np.any([clip.tracks[0].hidden for clip in scene.clips], axis=0) for scene in scenes])
     later = hidden[:, 1:].reshape(len(hidden), latents - 1, -1).any(-1)  # the first latent frame holds a single one
     return xr.Dataset(variables | {"hidden": (("scene", "frame"), np.column_stack([hidden[:, 0], later]))})
+
+
+def _scene_coords(batch: Sequence[Scene]) -> dict[str, tuple[str, list[str]]]:
+    """Scene, property and group as coordinates, by which scenes are divided in halves."""
+    columns = {"scene": "id", "property": "property", "group": "group"}
+    return {name: ("scene", [str(getattr(scene, key)) for scene in batch]) for name, key in columns.items()}

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+import xarray as xr
+
 from dit_lens.clips import Scene
 from dit_lens.datasets.framing import Framing
 from dit_lens.datasets.scenes import Scenes, all_scenes, divide, labelled_clips, labelled_pairs
 from dit_lens.datasets.spec import MINIPHYS, PAIRS, DataSpec
+from dit_lens.measures.labels import halves
 from dit_lens.studies.options import DEMO, FOLDS, SHARE, Options
 
 SIZES = (32, 64)
@@ -48,6 +52,14 @@ def everything(study: Options) -> Scenes:
         return _at_most(all_scenes(study.spec.load(framing(study)), study.properties or ()), study.test, "--test")
     _check_little_world(study)
     return all_scenes(_little_world(study, study.spec, study.spec.split or "test", study.test))
+
+
+def divided(test: Scenes) -> tuple[Scenes, Scenes]:
+    """Test scenes divided in two: those to rank on and those to report on; see `measures.labels.halves`."""
+    places = {"place": ("scene", np.arange(len(test)))}
+    coords = {"property": ("scene", test.properties), "group": ("scene", test.groups)}
+    ranking, report = (half.place.values.tolist() for half in halves(xr.Dataset(places, coords)))
+    return test.at(ranking), test.at(report)
 
 
 def framing(study: Options) -> Framing:

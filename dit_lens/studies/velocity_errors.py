@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dit_lens.capture import (
     batches,
     begins_alike,
     by_scene,
+    clean_frames,
     conditioning_of,
     encode,
     given_frames,
@@ -27,6 +28,7 @@ from dit_lens.clips import Scene
 from dit_lens.conditioning import Conditioning
 from dit_lens.lens import DiTLens
 from dit_lens.measures.surprise import CONDITIONS
+from dit_lens.metrics import Readout
 from dit_lens.studies.paths import schedule
 from dit_lens.studies.study import Study
 
@@ -85,6 +87,20 @@ def velocity_errors(
     names = {"condition": np.array(CONDITIONS)[available], "sigma": list(sigmas), "scene": ids}
     coords = {"role": list(scenes[0].roles), "crossed": ("scene", crossed)}
     return xr.DataArray(all_errors[available], names | coords, DIMS)
+
+
+def error_from_break(lens: DiTLens, batch: Sequence[Scene], path: NoisePath) -> Readout:
+    """Velocity error on the frames from each clip's break on, earlier frames being given clean."""
+    clean = encode(lens.encode, batch, path.crossing)
+    truth, latents = (spliced_noise(clean, batch, path.seed) - clean).float(), clean.shape[2]
+    scored = torch.arange(latents) >= torch.tensor(clean_frames(batch, latents))[:, None]
+
+    def error(velocity: Tensor, cache: Mapping[str, Tensor]) -> Tensor:
+        square = (velocity.float() - truth.to(velocity.device)).square()
+        frames, mask = reduce(square, "b c f h w -> b f", "mean"), scored.to(square)
+        return (frames * mask).sum(1) / mask.sum(1)
+
+    return Readout(error)
 
 
 def levels_of(study: Study, lens: DiTLens, scenes: Sequence[Scene]) -> list[float]:
