@@ -35,9 +35,11 @@ def test_of_quadruplets_they_are_those_of_stats(logits: np.ndarray) -> None:
 
 def test_order_of_clips_and_names_of_groups_do_not_matter(logits: np.ndarray) -> None:
     order = np.random.default_rng(1).permutation(len(logits))
-    named = np.array([f"scene {g:03d}" for g in GROUP])
-    in_order, shuffled = score(logits, POSSIBLE, GROUP), score(logits[order], POSSIBLE[order], named[order])
-    assert vars(shuffled) == pytest.approx(vars(in_order))
+    named, roles = np.array([f"scene {g:03d}" for g in GROUP]), np.tile(list("ABCD"), QUADS)
+    in_order = score(logits, POSSIBLE, GROUP, roles=roles)
+    shuffled = score(logits[order], POSSIBLE[order], named[order], roles=roles[order])
+    absent = [vars(scores).pop("absent") for scores in (in_order, shuffled)]
+    assert absent == [{}, {}] and vars(shuffled) == pytest.approx(vars(in_order))
 
 
 def test_intphys_errors_by_hand() -> None:

@@ -1,13 +1,22 @@
 """Statistics over groups of clips, which are the observations, never single clips.
 
 intervals: of means, ratios and shares. contrasts: scores of a scene's clips against its labels. nulls: labels that are
-as likely as the true ones, and p-values. choosing: the best of many scores.
+as likely as the true ones, and p-values. separation: every measure of one
+score side by side. choosing: the best of many scores.
 """
 
 from __future__ import annotations
 
 from dit_lens.stats.choosing import best_of, order_of
-from dit_lens.stats.contrasts import CROSSED, check_signs, d_prime, interaction, pairwise_accuracy
+from dit_lens.stats.contrasts import (
+    CROSSED,
+    check_signs,
+    d_prime,
+    interaction,
+    pairwise_accuracy,
+    standardised,
+    variance_parts,
+)
 from dit_lens.stats.intervals import (
     DIFFERENCE,
     LEVEL,
@@ -18,6 +27,7 @@ from dit_lens.stats.intervals import (
     mean_interval,
     ratio_interval,
     share_interval,
+    standardised_interval,
 )
 from dit_lens.stats.nulls import (
     FLIPS,
@@ -29,6 +39,7 @@ from dit_lens.stats.nulls import (
     sign_flips,
     swapped_labels,
 )
+from dit_lens.stats.separation import Separation, by_scene, separation
 
 __all__ = [
     "CROSSED",
@@ -39,7 +50,9 @@ __all__ = [
     "R_SQUARED",
     "SHARE",
     "Bounds",
+    "Separation",
     "best_of",
+    "by_scene",
     "check_signs",
     "d_prime",
     "interaction",
@@ -51,8 +64,12 @@ __all__ = [
     "scored",
     "selection_corrected_p",
     "selection_threshold",
+    "separation",
     "share_interval",
     "sign_flip_p",
     "sign_flips",
+    "standardised",
+    "standardised_interval",
     "swapped_labels",
+    "variance_parts",
 ]
