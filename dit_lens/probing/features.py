@@ -29,7 +29,8 @@ class Features:
         clips: a row per clip, in the order of the features. `id` is unique; `scene` names the clips that are compared
             with each other; `group` is one independent observation, on one side of every split, and holds whole
             scenes; `role` is "A", "B" (possible), "C", "D" (impossible), or a data set's word; `property` the law
-            tested; `possible` is True, False, or None where unknown. Further columns are kept.
+            tested; `possible` is True, False, or None where unknown; `crossed`, which may be missing, whether the
+            scene is crossed. Further columns are kept.
         dims: names of the entries of a key.
         parts: how many means by latent frame lie side by side in a feature vector; 1 is one mean over all tokens.
         point: template of the hook point, such as "blocks.{block}.hook_resid_post"; "" for what is no activation.
@@ -131,6 +132,13 @@ class Features:
     def scenes(self) -> Shaped[np.ndarray, " i"]:
         """The scene of each clip; clips of one scene are compared with each other."""
         return np.array(self.clips.scene.tolist())
+
+    @property
+    def crossed_roles(self) -> Shaped[np.ndarray, " i"] | None:
+        """The role of each clip of a crossed scene, "" elsewhere; None where it is unknown which scenes are crossed."""
+        if "crossed" not in self.clips:
+            return None
+        return np.where(self.clips.crossed.to_numpy(dtype=bool), self.clips.role.astype(str), "")
 
     @property
     def properties(self) -> Shaped[np.ndarray, " i"]:

@@ -184,12 +184,12 @@ class ProbeMap:
         return grid.transpose("clip", ...).assign_coords(_by_clip(values[0], test).coords).rename("logit")
 
     def scores(self, test: Features, cell: Hashable | None = None) -> Scores:
-        """Accuracy, d', pairs in order, AUROC and calibration on other clips, with intervals over their groups.
+        """Accuracy and every other measure (see `scoring.Scores`) on other clips, with intervals over their groups.
 
         Raises:
             ValueError: see `logits` and `scoring.score`; an unknown label among the other clips.
         """
-        return score(self.logits(test, cell).values, test.labels, test.groups, scenes=test.scenes)
+        return score(self.logits(test, cell).values, test.labels, test.groups, test.scenes, test.crossed_roles)
 
     def left_out(self, test: Features) -> Float[xr.DataArray, " clip"]:
         """Log odds of each property's clips by a probe fitted on all other properties, at the chosen cell.
