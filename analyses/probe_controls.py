@@ -91,7 +91,10 @@ def run(config: Config) -> xr.Dataset:
             rows += other_labels(encoder, read, splits, config) if further_labels else []
     result = xr.concat([*rows, noise], "row", data_vars="all", join="outer", coords="minimal", compat="override")
     result["not_run"] = "absent", [f"{name}: {reason}" for name, reason in missing.items()]
-    return outcome.finished(outcome.with_scenes(result, config), config, question)
+    result = outcome.with_scenes(result, config)
+    crossed = {scene.id: scene.crossed for scene in splits["test"]}
+    result = result.assign_coords(crossed=("scene", [crossed[name] for name in result.scene.values]))
+    return outcome.finished(result, config, question)
 
 
 def not_run(specs: Sequence[str]) -> dict[str, str]:

@@ -57,7 +57,9 @@ def test_measures_by_hand() -> None:
     table = [[4, 2, 1, 1], [1, -1, 2, -2], [3, 1, -1, -1]]
     got = of_table(table)
     assert (got.clips, got.groups, got.crossed, got.absent) == (12, 3, 3, {})
-    assert (got.accuracy, got.low, got.high) == pytest.approx(ends(mean_interval(np.array([0.5, 0.5, 1]), bounds=SHARE)))
+    assert (got.accuracy, got.low, got.high) == pytest.approx(
+        ends(mean_interval(np.array([0.5, 0.5, 1]), bounds=SHARE))
+    )
     ordered = ends(mean_interval(np.array([1, 0.5, 1]), bounds=SHARE))
     assert (got.pairwise, got.pairwise_low, got.pairwise_high) == pytest.approx(ordered)
     assert (got.relative, got.relative_low, got.relative_high) == pytest.approx(ordered)

@@ -21,13 +21,13 @@ Groups = Shaped[np.ndarray, " i"]
 
 @dataclass(frozen=True)
 class Scores(stats.Separation):
-    """How well a score predicts a label, with 95% intervals over groups: `stats.Separation`, and what else is published.
+    """How well a score predicts a label, with 95% intervals over groups: `stats.Separation`, and further measures.
 
     Attributes:
         auroc, auroc_low, auroc_high: a possible clip of any group above an impossible one of any.
         relative_error: scenes whose impossible clips score higher on average (IntPhys, Riochet et al. 2021).
         calibration: see `calibration_error`.
-        chance: share of clips with the more frequent label, the accuracy of always answering with it.
+        chance: share of the more frequent label, the accuracy of always answering with it.
     """
 
     auroc: float
@@ -65,7 +65,7 @@ def score(
     scenes = groups if scenes is None else scenes
     inside = stats.separation(logits, truth, groups, scenes, roles)
     area, effects = auroc(logits, truth, groups), contrasts(logits, truth, scenes)
-    share = float(truth.mean())
+    share = stats.separation(np.ones(len(truth)), truth, groups, scenes).accuracy  # of always answering "possible"
     return Scores(
         **vars(inside),
         auroc=area[0],

@@ -39,13 +39,15 @@ from dit_lens.stats.nulls import (
     sign_flips,
     swapped_labels,
 )
-from dit_lens.stats.separation import Separation, by_scene, separation
+from dit_lens.stats.separation import COUNTS, MEASURES, Separation, by_scene, separation, unknown
 
 __all__ = [
+    "COUNTS",
     "CROSSED",
     "DIFFERENCE",
     "FLIPS",
     "LEVEL",
+    "MEASURES",
     "POSITIVE",
     "R_SQUARED",
     "SHARE",
@@ -71,5 +73,6 @@ __all__ = [
     "standardised",
     "standardised_interval",
     "swapped_labels",
+    "unknown",
     "variance_parts",
 ]

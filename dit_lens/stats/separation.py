@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, Shaped
@@ -13,7 +14,7 @@ from dit_lens.stats.intervals import SHARE, mean_interval, ratio_interval, stand
 
 CROSSED_ROLES = ("A", "B", "C", "D")  # possible, possible, impossible, impossible
 NO_PAIRS = "no scene has both labels"
-NOT_CROSSED = "no crossed scene, whose impossible clips C and D are the halves of A and B exchanged"
+NOT_CROSSED = "no scene is known to be crossed (C and D the halves of A and B exchanged)"
 ALL_EQUAL = "all scores are equal"
 
 
@@ -64,6 +65,21 @@ class Separation:
             )
 
 
+COUNTS = ("clips", "groups", "crossed")
+MEASURES = tuple(part.name for part in fields(Separation) if part.name != "absent")
+MEASURED = ("accuracy", "pairwise", "relative", "label_share", "d_prime")
+
+
+def unknown(reason: str) -> Separation:
+    """Nothing measured, and the reason."""
+    return _of([np.nan] * (len(MEASURES) - len(COUNTS)) + [0] * len(COUNTS), dict.fromkeys(MEASURED, reason))
+
+
+def _of(values: Sequence[Any], absent: Mapping[str, str]) -> Separation:
+    """Values in the order of `MEASURES`."""
+    return Separation(**dict(zip(MEASURES, values, strict=True)), absent=absent)
+
+
 def separation(
     scores: Num[np.ndarray, " i"],
     labels: Bool[np.ndarray, " i"],
@@ -85,9 +101,7 @@ def separation(
     """
     scenes = groups if scenes is None else scenes
     if unknown := int(np.isnan(scores).sum()):
-        raise ValueError(
-            f"got NaN for {unknown} of {len(scores)} scores · expected numbers · leave these clips out, or find the cause"
-        )
+        raise ValueError(f"got NaN for {unknown} of {len(scores)} scores · expected numbers · leave these clips out")
     names, of_clip = np.unique(scenes, return_inverse=True)
     group_of = np.unique(groups, return_inverse=True)[1][np.unique(scenes, return_index=True)[1]]
     right = np.bincount(of_clip, (scores > 0) == labels) / np.bincount(of_clip)
@@ -96,24 +110,24 @@ def separation(
     relative, share, absent = _relative(table, group_of)
     effect = over_groups(effects, group_of)
     absent |= dict.fromkeys(("pairwise", "d_prime"), NO_PAIRS) if not len(effect) else {}
-    return Separation(
+    values: list[Any] = [
         *_mean(over_groups(right, group_of)),
         *_mean(over_groups(in_order, group_of)),
         *relative,
         *share,
-        *((standardised(effect), *standardised_interval(effect)) if len(effect) else (np.nan,) * 3),
-        len(scores),
-        int(group_of.max()) + 1,
-        int(np.isfinite(table).all(1).sum()),
-        absent=absent,
-    )
+    ]
+    values += [standardised(effect), *standardised_interval(effect)] if len(effect) else [np.nan] * 3
+    values += [len(scores), int(group_of.max()) + 1, int(np.isfinite(table).all(1).sum())]
+    return _of(values, absent)
 
 
 def by_scene(
     scores: Num[np.ndarray, " i"], labels: Bool[np.ndarray, " i"], scenes: Shaped[np.ndarray, " i"]
 ) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, " q"]]:
-    """Of each scene, in sorted order: mean of the possible minus mean of the impossible clips, and the share of their
-    pairs in order, a tie counting one half; NaN of a scene without both labels."""
+    """Mean of the possible minus mean of the impossible clips of each scene, and the share of their pairs in order.
+
+    Scenes are in sorted order; a tie counts one half; NaN of a scene without both labels.
+    """
     order, first = np.argsort(scenes, kind="stable"), np.unique(np.sort(scenes), return_index=True)[1]
     effects, in_order = np.full((2, len(first)), np.nan)
     for number, rows in enumerate(np.split(order, first[1:])):
