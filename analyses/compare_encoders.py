@@ -78,6 +78,7 @@ from dit_lens.clips import Scene, stack_frames
 from dit_lens.datasets.scenes import Scenes
 from dit_lens.lens import DiTLens
 from dit_lens.probing import Features, fit
+from dit_lens.stats import Rule
 from dit_lens.studies import encoders, outcome
 from dit_lens.studies.encoders import RECOLOURED, Encoder, read_all
 from dit_lens.studies.paths import path_of
@@ -102,10 +103,10 @@ def run(config: Config) -> xr.Dataset:
         states = encoders.states(config, lens, pooling=config.pooling)
         for encoder in [states] if parts else [states, *further_encoders(lens, readers, config)]:
             read = {label: read_all(encoder, splits) for label, splits in labels.items()}
-            parts.append(row(encoder, read))
+            parts.append(row(encoder, read, config.cell_rule))
             if len(parts) == 1:
                 noise = {label: encoders.noise_like(features, config.seed) for label, features in read.items()}
-                question, control = lens, row(encoder.as_noise(), noise)
+                question, control = lens, row(encoder.as_noise(), noise, config.cell_rule)
         surprises.append(velocity_surprise(lens, test, config))
     result: xr.Dataset = xr.concat([*parts, control], "source", data_vars="all", coords="minimal", compat="override")
     surprises += [encoder_surprise(scorer, test) for scorer in scorers]
@@ -133,14 +134,14 @@ def further_encoders(lens: DiTLens, readers: Sequence[Baseline], config: Config)
         yield encoders.of_frames(reader, config.batch_size)
 
 
-def row(encoder: Encoder, read: Read) -> xr.Dataset:
+def row(encoder: Encoder, read: Read, rule: Rule = "one_error") -> xr.Dataset:
     """Logits of the test clips at the chosen layer, for physics (see `scoring.scored`) and the other labels."""
-    table = scored(read[PHYSICS]["train"], read[PHYSICS]["test"])[KEPT]
+    table = scored(read[PHYSICS]["train"], read[PHYSICS]["test"], rule=rule)[KEPT]
     layer = encoder.layers[int(table.chosen_block)]
     table = table.assign(layer=layer, weights=encoder.weights, sees=encoder.sees).reset_coords(drop=True)
     for label in RECOLOURED:
         train, test = read[label]["train"], read[label]["test"]
-        table[f"{label} logit"] = ("tinted", "role"), test.table(fit(train).logits(test)).values
+        table[f"{label} logit"] = ("tinted", "role"), test.table(fit(train, rule=rule).logits(test)).values
     return table.expand_dims(source=[encoder.name])
 
 

@@ -87,6 +87,7 @@ from dit_lens.clips import stack_frames
 from dit_lens.datasets.scenes import Scenes, labelled_pairs
 from dit_lens.datasets.spec import DataSpec
 from dit_lens.lens import DiTLens
+from dit_lens.stats import Rule
 from dit_lens.studies import encoders, outcome
 from dit_lens.studies.encoders import Encoder
 from dit_lens.studies.paths import path_of, schedule
@@ -108,9 +109,11 @@ def run(config: Config) -> xr.Dataset:
             path = path_of(config, kind=kind)
             read, inputs = encoders.states_and_input(config, lens, path, config.pooling, fed=first)
             source = name if kind == "inversion" else f"{name}, {kind}"
-            parts.append(row(read, splits, source, name, str(kind), "states"))
+            parts.append(row(read, splits, source, name, str(kind), "states", rule=config.cell_rule))
             if first or len(parts) == 1:
-                parts.append(row(inputs, splits, f"{source}, input x_σ", name, str(kind), "input"))
+                parts.append(
+                    row(inputs, splits, f"{source}, input x_σ", name, str(kind), "input", rule=config.cell_rule)
+                )
         if first:
             levels, question = schedule(config, lens, splits["test"]), lens
             place = int(parts[0].step[0])
@@ -126,17 +129,25 @@ def run(config: Config) -> xr.Dataset:
 
 
 def row(
-    encoder: Encoder, splits: Mapping[str, Scenes], source: str, reader: str, path: str, kind: str, place: int = 0
+    encoder: Encoder,
+    splits: Mapping[str, Scenes],
+    source: str,
+    reader: str,
+    path: str,
+    kind: str,
+    place: int = 0,
+    rule: Rule = "one_error",
 ) -> xr.Dataset:
     """Scores of one source, with its reader, path and kind as coordinates.
 
     Args:
         place: the step to file features of whole clips under, which have none.
+        rule: how the cell is chosen; whole clips have one.
     """
     read = {part: encoder(scenes, "train" if part == "train" else "test") for part, scenes in splits.items()}
     if kind == "clip":
         read = {part: replace(features, cells={(place, 0): features.cell(0, 0)}) for part, features in read.items()}
-    grid = scored(read["train"], read["test"], read.get("unseen")).drop_vars("sigma", errors="ignore")
+    grid = scored(read["train"], read["test"], read.get("unseen"), rule).drop_vars("sigma", errors="ignore")
     coords = {"reader": ("source", [reader]), "path": ("source", [path]), "kind": ("source", [kind])}
     return grid.expand_dims(source=[source]).assign_coords(coords)
 

@@ -65,7 +65,9 @@ from dit_lens.datasets.spec import TRACKS
 from dit_lens.lens import DiTLens
 from dit_lens.measures.probe_controls import PHYSICS, RANDOM
 from dit_lens.probing import Features, scene_labels
+from dit_lens.probing.controls import GRID
 from dit_lens.probing.transfer import carry
+from dit_lens.stats import Rule
 from dit_lens.studies import encoders, outcome
 from dit_lens.studies.encoders import Encoder, read_all
 from dit_lens.studies.paths import path_of
@@ -85,9 +87,10 @@ def run(config: Config) -> xr.Dataset:
         first = not rows
         for encoder, further_labels in of_model(lens, readers, config) if first else of_control(lens, config):
             read = read_all(encoder, splits)
-            rows.append(row(encoder, PHYSICS, read))
+            rows.append(row(encoder, PHYSICS, read, config.cell_rule))
             if len(rows) == 1:
-                question, noise = lens, row(encoder.as_noise(), PHYSICS, encoders.noise_like(read, config.seed))
+                drawn = encoders.noise_like(read, config.seed)
+                question, noise = lens, row(encoder.as_noise(), PHYSICS, drawn, config.cell_rule)
             rows += other_labels(encoder, read, splits, config) if further_labels else []
     result = xr.concat([*rows, noise], "row", data_vars="all", join="outer", coords="minimal", compat="override")
     result["not_run"] = "absent", [f"{name}: {reason}" for name, reason in missing.items()]
@@ -144,7 +147,7 @@ def other_labels(encoder: Encoder, read: Read, splits: Mapping[str, Scenes], con
     recoloured = {part: encoders.recoloured(scenes, config.tinted) for part, scenes in splits.items()}
     for label in encoders.RECOLOURED:
         filmed = read_all(encoder, {part: by_label[label] for part, (_, by_label) in recoloured.items()})
-        yield row(encoder, label, filmed).assign_coords(
+        yield row(encoder, label, filmed, config.cell_rule).assign_coords(
             scene=[outline.id for outline in recoloured["test"][0].outlines]
         )
     if TRACKS in config.spec.gives:
@@ -155,12 +158,12 @@ def other_labels(encoder: Encoder, read: Read, splits: Mapping[str, Scenes], con
                 for part, features in read.items()
             }
             if all(features.clips.possible.nunique() == 2 for features in shown.values()):
-                yield row(encoder, label, shown)
+                yield row(encoder, label, shown, config.cell_rule)
     drawn = {
         part: relabelled(features, scene_labels(features.groups, config.seed).astype(float))
         for part, features in read.items()
     }
-    yield row(encoder, RANDOM, drawn)
+    yield row(encoder, RANDOM, drawn, config.cell_rule)
 
 
 def without_frames(scenes: Sequence[Scene]) -> list[Clip]:
@@ -174,11 +177,11 @@ def relabelled(features: Features, labels: np.ndarray) -> Features:
     return replace(features, clips=features.clips.assign(possible=np.array(possible, dtype=object)))
 
 
-def row(encoder: Encoder, label: str, read: Read) -> xr.Dataset:
+def row(encoder: Encoder, label: str, read: Read, rule: Rule = "one_error") -> xr.Dataset:
     """Log odds of the test clips by a probe chosen and fitted on training clips; NaN for a clip without a label."""
     test = read["test"]
     labelled = test.clips.possible.notna().to_numpy()
-    transferred = carry(read["train"].labelled(), test)
+    transferred = carry(read["train"].labelled(), test, replace(GRID, rule=rule))
     step, block = transferred.cell  # type: ignore[misc]
     truth = test.clips.possible.astype(float).to_numpy()
     values = {"logit": test.table(np.where(labelled, transferred.logits, np.nan)), "label": test.table(truth)}

@@ -95,7 +95,7 @@ def test_it_is_plain_scikit_learn_cell_by_cell(model, within: float, width: int)
     strength = 0.4 if width == 12 else 1.2
     train, test = planted(width=width, strength=strength), planted(30, "test", 1, width, strength)
     double = replace(train, cells={key: x.astype(np.float64) for key, x in train.cells.items()})
-    literal, probes = Literal(double, test, model), probing.fit(train)
+    literal, probes = Literal(double, test, model), probing.fit(train, rule="best")
     assert probes.cell == literal.cell != (8, 0)
 
     def close(logits: np.ndarray, expected: np.ndarray) -> None:

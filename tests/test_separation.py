@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ ROLES = np.array(list("ABCD"))
 LABELS = np.array([True, True, False, False])
 
 
-def of_table(table: list[list[float]], **options: object) -> Separation:
+def of_table(table: Sequence[Sequence[float]], **options: Any) -> Separation:
     """Crossed scenes, one row each with the scores of A to D; every scene is a group."""
     scenes = len(table)
     given = {"roles": np.tile(ROLES, scenes)} | options

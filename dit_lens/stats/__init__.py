@@ -2,12 +2,12 @@
 
 intervals: of means, ratios and shares. contrasts: scores of a scene's clips against its labels. nulls: labels that are
 as likely as the true ones, and p-values. separation: every measure of one
-score side by side. choosing: the best of many scores.
+score side by side. choosing: one of many scores.
 """
 
 from __future__ import annotations
 
-from dit_lens.stats.choosing import best_of, order_of
+from dit_lens.stats.choosing import RULES, Rule, best_of, choose, order_of
 from dit_lens.stats.contrasts import (
     CROSSED,
     check_signs,
@@ -25,6 +25,7 @@ from dit_lens.stats.intervals import (
     SHARE,
     Bounds,
     mean_interval,
+    ratio_error,
     ratio_interval,
     share_interval,
     standardised_interval,
@@ -49,19 +50,23 @@ __all__ = [
     "LEVEL",
     "MEASURES",
     "POSITIVE",
+    "RULES",
     "R_SQUARED",
     "SHARE",
     "Bounds",
+    "Rule",
     "Separation",
     "best_of",
     "by_scene",
     "check_signs",
+    "choose",
     "d_prime",
     "interaction",
     "mean_interval",
     "order_of",
     "pairwise_accuracy",
     "permutation_p",
+    "ratio_error",
     "ratio_interval",
     "scored",
     "selection_corrected_p",

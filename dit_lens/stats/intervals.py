@@ -89,6 +89,17 @@ def ratio_interval(
     return ratio.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
+def ratio_error(
+    numerator: Num[np.ndarray, "g *rest"], denominator: Num[np.ndarray, "g *rest"]
+) -> Float[np.ndarray, "*rest"]:
+    """Standard error over groups of a ratio of sums, column by column (see `ratio_interval`); NaN of a single group."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residuals = (numerator - numerator.sum(0) / denominator.sum(0) * denominator) / denominator.mean(0)
+    if len(residuals) < 2:
+        return np.full(residuals.shape[1:], np.nan)
+    return residuals.std(0, ddof=1) / np.sqrt(len(residuals))
+
+
 def _bounded(
     ratio: Float[np.ndarray, " cell"],
     residuals: Float[np.ndarray, "g cell"],

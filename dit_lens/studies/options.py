@@ -126,6 +126,8 @@ class Options:
     """What probes read: block outputs, or what attention across the break of a scene adds to them (interaction)."""
     block: int | None = None
     """Block after which probes read; by default chosen on training scenes."""
+    cell_rule: Literal["one_error", "best"] = "one_error"
+    """Which cell a probe reads: the first within one standard error of the best out of fold, or the best itself."""
     batch_size: int = 8
     """Number of scenes in a batch."""
     store: str = ""
