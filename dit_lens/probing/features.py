@@ -238,6 +238,30 @@ class Features:
         steps = {key[self.dims.index("step")] for key in cells} if "step" in self.dims else set(self.sigmas)
         return replace(self, cells=cells, sigmas={step: s for step, s in self.sigmas.items() if step in steps})
 
+    def joined(self, count: int, dim: str = "block") -> Features:
+        """Cells of `count` consecutive values along a dimension side by side, each named by the last of them.
+
+        Three blocks 0, 1, 2 with a count of 2 give the cells 1 (of 0 and 1) and 2 (of 1 and 2). A probe of them reads
+        no single hook point.
+
+        Raises:
+            ValueError: an unknown dimension, or fewer values along it than are joined.
+        """
+        values = self.coordinates.get(dim, [])
+        if not 0 < count <= len(values):
+            raise ValueError(
+                f"got {count} values of {dim} to join · expected 1 to {len(values)}, along {' or '.join(self.dims)}"
+            )
+        if count == 1:
+            return self
+        at, cells = self.dims.index(dim), {}
+        for key in self.cells:
+            place = values.index(key[at])
+            keys = [(*key[:at], value, *key[at + 1 :]) for value in values[max(0, place - count + 1) : place + 1]]
+            if len(keys) == count and all(k in self.cells for k in keys):
+                cells[key] = np.concatenate([self.cells[k] for k in keys], axis=1)
+        return replace(self, cells=cells, parts=count * self.parts, point="")
+
     def renamed(self, name: str) -> Features:
         """The same features by another name."""
         return replace(self, name=name)

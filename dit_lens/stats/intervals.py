@@ -97,7 +97,7 @@ def ratio_error(
         residuals = (numerator - numerator.sum(0) / denominator.sum(0) * denominator) / denominator.mean(0)
     if len(residuals) < 2:
         return np.full(residuals.shape[1:], np.nan)
-    return residuals.std(0, ddof=1) / np.sqrt(len(residuals))
+    return np.asarray(residuals.std(0, ddof=1) / np.sqrt(len(residuals)))
 
 
 def _bounded(

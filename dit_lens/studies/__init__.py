@@ -11,6 +11,6 @@ block_ablations, lines, shown (attribution), views, view_probes (true states of 
 from __future__ import annotations
 
 from dit_lens.studies.options import LAWS, Size
-from dit_lens.studies.study import ContinuationStudy, EncoderStudy, PatchStudy, Study
+from dit_lens.studies.study import ContinuationStudy, EncoderStudy, PatchStudy, ProbeStudy, Study
 
-__all__ = ["LAWS", "ContinuationStudy", "EncoderStudy", "PatchStudy", "Size", "Study"]
+__all__ = ["LAWS", "ContinuationStudy", "EncoderStudy", "PatchStudy", "ProbeStudy", "Size", "Study"]

@@ -26,6 +26,7 @@ NEEDS: Mapping[str, str] = {
 }
 RANDOM = "random"
 FOLDS = 5  # of a probe
+STRENGTH = 0.02  # of a probe: scikit-learn's C, that of `probing.STRENGTH`
 SHARE = 0.6  # of the scenes that probes are fitted on, for a data set without splits
 LEVELS = (1 / 3, 1 / 2, 2 / 3)
 DEVICES = r"(cpu|cuda|mps|xpu|hpu|npu|meta)(:\d+)?"
