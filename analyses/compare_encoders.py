@@ -14,7 +14,7 @@ Cost: about five minutes of one core with the defaults; ViT-L at 256 pixels take
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from analyses.command import answer, asked
 from dit_lens.studies import EncoderStudy, Size
@@ -79,19 +79,21 @@ Read = Mapping[str, Mapping[str, Features]]
 def run(config: Config) -> xr.Dataset:
     """Logits of the test clips by source, for physics and for the other labels; surprises; what was not run."""
     missing = baselines.not_run(config.encoders)
-    readers = list(encoders.load_all(config.encoders, encoders.baseline_loader(config, config.pooling), missing))
+    readers = list(
+        encoders.load_all(config.encoders, encoders.baseline_loader(config, config.pooling_of_frames), missing)
+    )
     train, test = config.scenes("train"), config.scenes("test")
     scorers, labels = list(surprise_scorers(config, test, missing)), labelled(train, test, config.tinted)
     parts: list[xr.Dataset] = []
     surprises: list[xr.DataArray] = []
     for _, lens in config.lenses():
-        states = encoders.states(config, lens, pooling=config.pooling)
+        states = encoders.states(config, lens, pooling=config.pooling).joined(config.joined_blocks)
         for encoder in [states] if parts else [states, *further_encoders(lens, readers, config)]:
             read = {label: read_all(encoder, splits) for label, splits in labels.items()}
-            parts.append(row(encoder, read))
+            parts.append(row(encoder, read, **config.fitting))
             if len(parts) == 1:
                 noise = {label: encoders.noise_like(features, config.seed) for label, features in read.items()}
-                question, control = lens, row(encoder.as_noise(), noise)
+                question, control = lens, row(encoder.as_noise(), noise, **config.fitting)
         surprises.append(velocity_surprise(lens, test, config))
     result: xr.Dataset = xr.concat([*parts, control], "source", data_vars="all", coords="minimal", compat="override")
     surprises += [encoder_surprise(scorer, test) for scorer in scorers]
@@ -114,19 +116,21 @@ def further_encoders(lens: DiTLens, readers: Sequence[Baseline], config: Config)
     """Encoders beside the main row: the states of the model in question on further paths, then all others."""
     for kind in dict.fromkeys(config.also or ()):
         if kind != config.path:
-            yield encoders.states(config, lens, path_of(config, kind=kind), config.pooling)
-    for reader in (encoders.latents(lens, config.pooling), *encoders.prompt(lens, config.pooling), *readers):
+            further = encoders.states(config, lens, path_of(config, kind=kind), config.pooling)
+            yield further.joined(config.joined_blocks)
+    pooling = config.pooling_of_frames
+    for reader in (encoders.latents(lens, pooling), *encoders.prompt(lens, pooling), *readers):
         yield encoders.of_frames(reader, config.batch_size)
 
 
-def row(encoder: Encoder, read: Read) -> xr.Dataset:
+def row(encoder: Encoder, read: Read, **fitting: Any) -> xr.Dataset:
     """Logits of the test clips at the chosen layer, for physics (see `scoring.scored`) and the other labels."""
-    table = scored(read[PHYSICS]["train"], read[PHYSICS]["test"])[KEPT]
+    table = scored(read[PHYSICS]["train"], read[PHYSICS]["test"], **fitting)[KEPT]
     layer = encoder.layers[int(table.chosen_block)]
     table = table.assign(layer=layer, weights=encoder.weights, sees=encoder.sees).reset_coords(drop=True)
     for label in RECOLOURED:
         train, test = read[label]["train"], read[label]["test"]
-        table[f"{label} logit"] = ("tinted", "role"), test.table(fit(train).logits(test)).values
+        table[f"{label} logit"] = ("tinted", "role"), test.table(fit(train, **fitting).logits(test)).values
     return table.expand_dims(source=[encoder.name])
 
 

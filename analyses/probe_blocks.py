@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from analyses.command import answer, asked
-from dit_lens.studies import Size, Study
+from dit_lens.studies import ProbeStudy, Size
 
 
 @dataclass(frozen=True)
-class Config(Study):
+class Config(ProbeStudy):
     """Options of the analysis."""
 
-    READOUTS: ClassVar[tuple[str, ...]] = ("blocks", "interaction")
     DEMO: ClassVar[Mapping[str, Any]] = {
         "controls": ("mini-wan-null", "mini-wan-swap", "mini-wan-random"),
         "read_at": (4, 8, 11, 14, 17),
@@ -35,8 +34,6 @@ class Config(Study):
 
     also: tuple[Literal["inversion", "noising", "continuation"], ...] | None = None
     """Further paths to read on; noising, the baseline of inversion, is read for the model in question only."""
-    pooling: Literal["frames", "tokens", "moments"] = "frames"
-    """Means over the tokens of each latent frame (concatenated), one mean over all tokens, or mean and SD by frame."""
     autoencoder: str | None = None
     """Second autoencoder whose latents are probed too: mini-vae, or a folder; by default none."""
     unseen: int | None = None
@@ -97,15 +94,16 @@ def run(config: Config) -> xr.Dataset:
                 continue
             path = path_of(config, kind=kind)
             read, inputs = encoders.states_and_input(config, lens, path, config.pooling, fed=first)
+            read = read.joined(config.joined_blocks)
             source = name if kind == "inversion" else f"{name}, {kind}"
-            parts.append(row(read, splits, source, name, str(kind), "states"))
+            parts.append(row(read, splits, source, name, str(kind), "states", **config.fitting))
             if first or len(parts) == 1:
-                parts.append(row(inputs, splits, f"{source}, input x_σ", name, str(kind), "input"))
+                parts.append(row(inputs, splits, f"{source}, input x_σ", name, str(kind), "input", **config.fitting))
         if first:
             levels, question = schedule(config, lens, splits["test"]), lens
             place = int(parts[0].step[0])
             parts += [
-                row(encoder, splits, encoder.name, encoder.name, "", "clip", place)
+                row(encoder, splits, encoder.name, encoder.name, "", "clip", place, **config.fitting)
                 for encoder in whole_clips(lens, config)
             ]
     result = xr.concat(parts, "source", data_vars="all", join="outer", coords="minimal", compat="override")
@@ -116,17 +114,25 @@ def run(config: Config) -> xr.Dataset:
 
 
 def row(
-    encoder: Encoder, splits: Mapping[str, Scenes], source: str, reader: str, path: str, kind: str, place: int = 0
+    encoder: Encoder,
+    splits: Mapping[str, Scenes],
+    source: str,
+    reader: str,
+    path: str,
+    kind: str,
+    place: int = 0,
+    **fitting: Any,
 ) -> xr.Dataset:
     """Scores of one source, with its reader, path and kind as coordinates.
 
     Args:
         place: the step to file features of whole clips under, which have none.
+        **fitting: how probes are fitted and the cell is chosen; see `probing.fit`.
     """
     read = {part: encoder(scenes, "train" if part == "train" else "test") for part, scenes in splits.items()}
     if kind == "clip":
         read = {part: replace(features, cells={(place, 0): features.cell(0, 0)}) for part, features in read.items()}
-    grid = scored(read["train"], read["test"], read.get("unseen")).drop_vars("sigma", errors="ignore")
+    grid = scored(read["train"], read["test"], read.get("unseen"), **fitting).drop_vars("sigma", errors="ignore")
     coords = {"reader": ("source", [reader]), "path": ("source", [path]), "kind": ("source", [kind])}
     return grid.expand_dims(source=[source]).assign_coords(coords)
 

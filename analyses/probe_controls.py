@@ -13,7 +13,7 @@ Cost: about ten minutes on one core with the defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from analyses.command import answer, asked
 from dit_lens.studies import EncoderStudy, Size
@@ -53,6 +53,7 @@ from dit_lens.datasets.spec import TRACKS
 from dit_lens.lens import DiTLens
 from dit_lens.measures.probe_controls import PHYSICS, RANDOM
 from dit_lens.probing import Features, scene_labels
+from dit_lens.probing.controls import GRID
 from dit_lens.probing.transfer import carry
 from dit_lens.studies import encoders, outcome
 from dit_lens.studies.encoders import Encoder, read_all
@@ -65,7 +66,7 @@ Read = Mapping[str, Features]
 def run(config: Config) -> xr.Dataset:
     """Log odds of the test clips by row, and the controls that could not run."""
     missing = not_run(config.baselines)
-    load = encoders.baseline_loader(config, config.pooling)
+    load = encoders.baseline_loader(config, config.pooling_of_frames)
     readers = list(encoders.load_all(config.baselines, load, missing))
     splits: dict[str, Scenes] = {"train": config.scenes("train"), "test": config.scenes("test")}
     rows: list[xr.Dataset] = []
@@ -73,13 +74,17 @@ def run(config: Config) -> xr.Dataset:
         first = not rows
         for encoder, further_labels in of_model(lens, readers, config) if first else of_control(lens, config):
             read = read_all(encoder, splits)
-            rows.append(row(encoder, PHYSICS, read))
+            rows.append(row(encoder, PHYSICS, read, **config.fitting))
             if len(rows) == 1:
-                question, noise = lens, row(encoder.as_noise(), PHYSICS, encoders.noise_like(read, config.seed))
+                drawn = encoders.noise_like(read, config.seed)
+                question, noise = lens, row(encoder.as_noise(), PHYSICS, drawn, **config.fitting)
             rows += other_labels(encoder, read, splits, config) if further_labels else []
     result = xr.concat([*rows, noise], "row", data_vars="all", join="outer", coords="minimal", compat="override")
     result["not_run"] = "absent", [f"{name}: {reason}" for name, reason in missing.items()]
-    return outcome.finished(outcome.with_scenes(result, config), config, question)
+    result = outcome.with_scenes(result, config)
+    crossed = {scene.id: scene.crossed for scene in splits["test"]}
+    result = result.assign_coords(crossed=("scene", [crossed[name] for name in result.scene.values]))
+    return outcome.finished(result, config, question)
 
 
 def not_run(specs: Sequence[str]) -> dict[str, str]:
@@ -93,18 +98,19 @@ def of_model(lens: DiTLens, readers: Sequence[Baseline], config: Config) -> Iter
     """Encoders of the model in question, its states first; and whether the other labels are probed on each too."""
     for kind in dict.fromkeys([config.path, *(config.also or ())]):
         read, inputs = encoders.states_and_input(config, lens, path_of(config, kind=kind), config.pooling)
-        yield read, kind == config.path
+        yield read.joined(config.joined_blocks), kind == config.path
         yield inputs, False
-    plain = encoders.states(config, lens, pooling=config.pooling)
+    plain = encoders.states(config, lens, pooling=config.pooling).joined(config.joined_blocks)
     yield plain.on(baselines.shuffled(config.seed), "frames shuffled"), False
     yield plain.on(baselines.still(), "last frame only"), False
     if encoders.text_of(lens) is not None:
-        yield encoders.states(config, otherwise(lens, config), pooling=config.pooling, store=False), False
+        swapped = encoders.states(config, otherwise(lens, config), pooling=config.pooling, store=False)
+        yield swapped.joined(config.joined_blocks), False
     fidelities = baselines.round_trips(lens, config.sampler_steps or 0, f"{lens.name}, fidelity of inversion")
     clip_readers = [
         fidelities,
-        encoders.latents(lens, config.pooling),
-        *encoders.prompt(lens, config.pooling),
+        encoders.latents(lens, config.pooling_of_frames),
+        *encoders.prompt(lens, config.pooling_of_frames),
         *readers,
     ]
     for reader in clip_readers:
@@ -113,7 +119,7 @@ def of_model(lens: DiTLens, readers: Sequence[Baseline], config: Config) -> Iter
 
 def of_control(lens: DiTLens, config: Config) -> Iterator[tuple[Encoder, bool]]:
     """The states of a control model, on which all labels are probed."""
-    yield encoders.states(config, lens, pooling=config.pooling), True
+    yield encoders.states(config, lens, pooling=config.pooling).joined(config.joined_blocks), True
 
 
 def otherwise(lens: DiTLens, config: Config) -> DiTLens:
@@ -129,7 +135,7 @@ def other_labels(encoder: Encoder, read: Read, splits: Mapping[str, Scenes], con
     recoloured = {part: encoders.recoloured(scenes, config.tinted) for part, scenes in splits.items()}
     for label in encoders.RECOLOURED:
         filmed = read_all(encoder, {part: by_label[label] for part, (_, by_label) in recoloured.items()})
-        yield row(encoder, label, filmed).assign_coords(
+        yield row(encoder, label, filmed, **config.fitting).assign_coords(
             scene=[outline.id for outline in recoloured["test"][0].outlines]
         )
     if TRACKS in config.spec.gives:
@@ -140,12 +146,12 @@ def other_labels(encoder: Encoder, read: Read, splits: Mapping[str, Scenes], con
                 for part, features in read.items()
             }
             if all(features.clips.possible.nunique() == 2 for features in shown.values()):
-                yield row(encoder, label, shown)
+                yield row(encoder, label, shown, **config.fitting)
     drawn = {
         part: relabelled(features, scene_labels(features.groups, config.seed).astype(float))
         for part, features in read.items()
     }
-    yield row(encoder, RANDOM, drawn)
+    yield row(encoder, RANDOM, drawn, **config.fitting)
 
 
 def without_frames(scenes: Sequence[Scene]) -> list[Clip]:
@@ -159,11 +165,11 @@ def relabelled(features: Features, labels: np.ndarray) -> Features:
     return replace(features, clips=features.clips.assign(possible=np.array(possible, dtype=object)))
 
 
-def row(encoder: Encoder, label: str, read: Read) -> xr.Dataset:
+def row(encoder: Encoder, label: str, read: Read, **fitting: Any) -> xr.Dataset:
     """Log odds of the test clips by a probe chosen and fitted on training clips; NaN for a clip without a label."""
     test = read["test"]
     labelled = test.clips.possible.notna().to_numpy()
-    transferred = carry(read["train"].labelled(), test)
+    transferred = carry(read["train"].labelled(), test, replace(GRID, **fitting))
     step, block = transferred.cell  # type: ignore[misc]
     truth = test.clips.possible.astype(float).to_numpy()
     values = {"logit": test.table(np.where(labelled, transferred.logits, np.nan)), "label": test.table(truth)}

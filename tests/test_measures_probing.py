@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,6 +18,7 @@ from dit_lens.measures import (
     probe_blocks,
     probe_controls,
     probe_state,
+    side_by_side,
 )
 from dit_lens.measures.columns import aligned
 from dit_lens.measures.comparison import Estimate, conclusion
@@ -148,6 +151,39 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert aligned([["a", "bbb", "c"], ["aaaa", "b"]]) == ["a     bbb  c", "aaaa  b"]
 
 
+def test_every_measure_stands_in_the_same_columns_and_the_relative_one_only_beside_the_labels_share() -> None:
+    """A crossed scene of every kind; what pairs lack has a reason under the table."""
+    table = [[4.0, 2, 1, 1], [1, -1, 2, -2], [3, 1, -1, -1]] * 4
+    known = {"group": ("scene", [f"g{i}" for i in range(12)]), "crossed": ("scene", [True] * 12)}
+    crossed, pairs = probed({"m": table}, "ABCD", **known), probed({"m": [[1, -2], [2, 1], [-1, 1]]})
+    row = probe_blocks.chosen(crossed).sel(source="m")
+    assert float(row.relative) == pytest.approx((1 + 0.5 + 1) / 3) and int(row.crossed) == 12
+    whole = ((np.array(table[:3]) - 10 / 12) ** 2).sum()
+    assert float(row.label_share) == pytest.approx(13 / whole)  # see test_separation.test_measures_by_hand
+    cells = dict(zip(side_by_side.HEADS, side_by_side.cells(row), strict=True))
+    assert (
+        cells["relative; label's share"].startswith("0.833 [")
+        and f"; {13 / whole:.3f} [" in cells["relative; label's share"]
+    )
+    assert cells["d'"].startswith(f"{(5 / 3) / np.std([2, 0, 3] * 4, ddof=1):+.2f} [") and cells["n"] == "12"
+    for lacking in ("relative", "label_share"):
+        with pytest.raises(ValueError, match="expected both or neither"):
+            side_by_side.cells(row.assign({lacking: np.nan}))
+    shown = probe_blocks.table(pairs)
+    assert "-: relative, label's share: no scene is known to be crossed" in shown
+    assert "no scene is known" not in probe_blocks.table(crossed)
+    unknown = probe_blocks.chosen(probed({"m": [[1, np.nan]] * 3})).sel(source="m")
+    assert np.isnan(unknown.accuracy) and "some clips have no logit" in str(unknown.absent.item())
+
+
+def test_no_table_has_a_relative_measure_of_its_own() -> None:
+    """Tables get it from `side_by_side` alone, whose cell has the share: no module of measures names the variable."""
+    users = [path for path in Path(side_by_side.__file__).parent.glob("*.py") if "label_share" in path.read_text()]
+    assert [path.stem for path in users] == ["side_by_side"]
+    naming = [path.stem for path in Path(side_by_side.__file__).parent.glob("*.py") if ".relative" in path.read_text()]
+    assert naming == ["side_by_side"]
+
+
 def controlled(logits: list[list[float]], **coordinates: object) -> xr.Dataset:
     """Rows of probe_controls: the same pairs (A, C) read on two paths and by pixels, and a random label."""
     flat = np.zeros_like(logits)
@@ -167,12 +203,14 @@ def test_controls_of_pairs_by_hand() -> None:
     groups = [f"{name}{i}" for i in range(10) for name in "xxyz"]
     result = controlled([[1, -1], [2, 1], [1, -3], [1, -1]] * 10, group=("scene", groups))
     scores = probe_controls.scores(result)
-    assert scores.accuracy.values == pytest.approx([7 / 8, 7 / 8, 1 / 2, 1 / 2]) and (scores.groups == 30).all()
+    # The two scenes of an x are one observation: right in 3 of 4 clips.
+    right = (3 / 4 + 1 + 1) / 3
+    assert scores.accuracy.values == pytest.approx([right, right, 1 / 2, 1 / 2]) and (scores.groups == 30).all()
     assert scores.chance.values == pytest.approx(0.5)
     said = probe_controls.verdict(result)
-    assert "0.875 [0.815, 0.917] per clip" in said and "above the control, pixels (0.500 [0.442, 0.558])" in said
+    assert "0.917 [0.860, 0.952] per clip" in said and "above the control, pixels (0.500 [0.442, 0.558])" in said
     assert "inversion" not in said and said.endswith(
-        "random by scene are decoded with an accuracy of 0.500 [0.386, 0.614]."
+        "random by scene are decoded with an accuracy of 0.500 [0.350, 0.650]."
     )
     assert "random" not in probe_controls.table(result)
     result["label"][2] = np.nan

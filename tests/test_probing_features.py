@@ -218,3 +218,16 @@ def test_cells_that_do_not_fit_are_refused() -> None:
         features(parts=3)
     with pytest.raises(ValueError, match="expected a point that names these dimensions"):
         features(point="blocks.{layer}.hook_resid_post")
+
+
+def test_consecutive_blocks_side_by_side() -> None:
+    """Blocks 0, 1, 2 two by two: cells 1 and 2, of which no single hook point can be read."""
+    whole = features()
+    joined = whole.joined(2)
+    assert list(joined.cells) == [(step, block) for step in (8, 14) for block in (1, 2)]
+    np.testing.assert_array_equal(joined.cell(8, 2), np.hstack([whole.cell(8, 1), whole.cell(8, 2)]))
+    assert joined.parts == 2 * whole.parts and joined.reads(14, 1) is None and whole.joined(1) is whole
+    with pytest.raises(ValueError, match="got 4 values of block to join · expected 1 to 3"):
+        whole.joined(4)
+    with pytest.raises(ValueError, match="got 2 values of head to join · expected 1 to 0"):
+        whole.joined(2, "head")

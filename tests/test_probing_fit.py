@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dit_lens import probing, stats
-from dit_lens.probing import STRENGTH, Features, Probe, estimator
+from dit_lens.probing import STRENGTH, Features, Grid, Probe, estimator
 from dit_lens.probing.affine import Affine
 
 STEPS, BLOCKS, LAWS = (8, 14), (0, 1, 2), ("continuity", "gravity", "inertia")
@@ -95,7 +95,7 @@ def test_it_is_plain_scikit_learn_cell_by_cell(model, within: float, width: int)
     strength = 0.4 if width == 12 else 1.2
     train, test = planted(width=width, strength=strength), planted(30, "test", 1, width, strength)
     double = replace(train, cells={key: x.astype(np.float64) for key, x in train.cells.items()})
-    literal, probes = Literal(double, test, model), probing.fit(train)
+    literal, probes = Literal(double, test, model), probing.fit(train, rule="best")
     assert probes.cell == literal.cell != (8, 0)
 
     def close(logits: np.ndarray, expected: np.ndarray) -> None:
@@ -333,3 +333,31 @@ def test_one_probe_alone_leaves_no_gradient(width: int) -> None:
     assert np.abs(fitted.weight * spread / 0.1).max() > 1  # positive control: the size of what cancels
     with pytest.raises(ValueError, match="with a single class among 120 training clips"):
         Affine.fit(x, np.ones(120, bool), 0.1)
+
+
+def test_rounding_does_not_move_the_chosen_cell() -> None:
+    """Two cells read equally well but for a clip on the boundary: a millionth moves the best cell, not the chosen one.
+
+    The clip is misclassified in the first of the two. In its fold it is moved onto the boundary of the second's probe.
+    """
+    rng, train = np.random.default_rng(0), planted(60)
+    x = train.cell(14, 2).astype(np.float64)
+    noise, moved = rng.normal(size=x.shape), x.copy()
+    wrong = (probing.fit(train).logits_out_of_fold[list(train.cells).index((14, 2))] > 0) != train.labels
+    clip = int(np.flatnonzero(wrong)[0])
+    fold = next(rest for rest, test in Grid().split(train.groups) if clip in test)
+    affine = Affine.fit(x[fold], train.labels[fold], STRENGTH)
+    moved[clip] -= affine(x[[clip]]) * affine.weight / (affine.weight @ affine.weight)
+    chosen: dict[str, set] = {"one_error": set(), "best": set()}
+    for _ in range(12):
+        cells = {(8, 0): x, (8, 1): noise, (14, 0): moved + 1e-6 * rng.normal(size=x.shape)}
+        chosen["one_error"].add(probing.fit(replace(train, cells=cells)).cell)
+        chosen["best"].add(probing.fit(replace(train, cells=cells), rule="best").cell)
+    assert chosen == {"one_error": {(8, 0)}, "best": {(8, 0), (14, 0)}}
+
+
+def test_a_cell_is_chosen_among_those_of_one_step() -> None:
+    probes = probing.fit(planted())
+    assert probes.cell_of(step=14) == probes.cell == (14, 2) and probes.cell_of(step=8)[0] == 8
+    with pytest.raises(ValueError, match="got step 3"):
+        probes.cell_of(step=3)

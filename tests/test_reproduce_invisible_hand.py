@@ -17,7 +17,7 @@ from dit_lens.clips import Scene, quadruplet
 from dit_lens.datasets.export import export_intphys
 from dit_lens.measures import reference_numbers
 from dit_lens.measures.reference_numbers import AVERAGE, NUMBERS
-from dit_lens.measures.reproduce_invisible_hand import averages, table, verdict
+from dit_lens.measures.reproduce_invisible_hand import NESTED, averages, table, verdict
 from dit_lens.models.codec import AutoencoderPatchPCA
 from dit_lens.studies import data_sets
 from dit_lens.toy.mini_wan import assemble, new_transformer, save
@@ -189,8 +189,8 @@ def test_published_numbers_say_where_they_stand() -> None:
 
 
 def test_a_verdict_names_what_was_published_and_the_readers_that_do_as_well() -> None:
-    values = {"accuracy": [0.8, 0.78], "low": [0.7, 0.7], "high": [0.9, 0.86], "clips": [40, 40], "groups": [10, 10]}
-    values |= {name: [0.5, 0.5] for name in ("d_prime", "pairwise", "auroc", "chance")}
+    values = {name: [0.5, 0.5] for name in NESTED}
+    values |= {"accuracy": [0.8, 0.78], "low": [0.7, 0.7], "high": [0.9, 0.86], "clips": [40, 40], "groups": [10, 10]}
     result = xr.Dataset(
         {name: ("row", numbers) for name, numbers in values.items()} | {"published": ("row", ["0.9 (website)", "—"])},
         {

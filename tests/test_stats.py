@@ -7,11 +7,13 @@ import pytest
 
 from dit_lens.stats import (
     best_of,
+    choose,
     d_prime,
     interaction,
     order_of,
     pairwise_accuracy,
     permutation_p,
+    ratio_error,
     selection_corrected_p,
     selection_threshold,
     sign_flip_p,
@@ -200,3 +202,23 @@ def test_a_null_of_other_cells_or_none_is_refused(observed: np.ndarray, null: np
     for p_value in (permutation_p, selection_corrected_p):
         with pytest.raises(ValueError, match=r"got a null of shape .* · expected one row for each permutation"):
             p_value(observed, null)
+
+
+def test_the_first_within_one_standard_error_by_hand() -> None:
+    """The example of the docstring; the choice stays where rounding exchanges the two highest."""
+    scores, errors = np.array([0.60, 0.66, 0.665, 0.667]), np.full(4, 0.01)
+    assert choose(scores, errors) == (1,) and choose(scores, errors, "best") == (3,)
+    exchanged = scores + np.array([0, 0, 0.003, 0])
+    assert choose(exchanged, errors) == (1,) and choose(exchanged, errors, "best") == (2,)
+    assert choose(scores, 0 * errors) == choose(scores, np.full(4, np.nan)) == (3,)
+    assert choose(np.array([np.nan, 0.5, 0.7]), np.array([0.1, 0.1, 0.3])) == (1,)  # the error of the best one counts
+    assert choose(np.array([[0.5, 0.7], [0.69, 0.71]]), np.full((2, 2), 0.05)) == (0, 1)
+    with pytest.raises(ValueError, match="without a number"):
+        choose(np.array([np.nan]), np.array([0.1]))
+
+
+def test_the_standard_error_of_a_ratio_by_hand() -> None:
+    """Right 4, 2, 3 of 4 clips: the error of the mean of 1, 1/2, 3/4; of one group there is none."""
+    right, counts = np.array([4.0, 2.0, 3.0]), np.full(3, 4.0)
+    assert ratio_error(right, counts) == pytest.approx(0.25 / 3**0.5)
+    assert np.isnan(ratio_error(right[:1], counts[:1]))

@@ -176,7 +176,7 @@ def test_what_a_result_comes_with(tmp_path: Path) -> None:
 
 def test_what_a_module_imports() -> None:
     imported = results.closure("dit_lens.stats")
-    stats = ("choosing", "contrasts", "intervals", "nulls")
+    stats = ("choosing", "contrasts", "intervals", "nulls", "separation")
     assert set(imported) == {
         "dit_lens",
         "dit_lens.stats",

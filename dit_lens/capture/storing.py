@@ -197,7 +197,8 @@ def columns(scenes: Sequence[Scene]) -> dict[str, list[Any]]:
     """Metadata of each clip as columns, scene by scene."""
     rows = [(scene, clip) for scene in scenes for clip in scene.clips]
     by_column = {name: [getattr(clip, name) for _, clip in rows] for name in ("id", "role", "property", "possible")}
-    return by_column | {"group": [scene.group for scene, _ in rows], "scene": [scene.id for scene, _ in rows]}
+    of_scene = {"group": "group", "scene": "id", "crossed": "crossed"}
+    return by_column | {name: [getattr(scene, key) for scene, _ in rows] for name, key in of_scene.items()}
 
 
 def _message(error: Exception) -> str:

@@ -6,6 +6,7 @@ what was found, how sure, against which control) and `table(result, full=False)`
 - `labels`: the label effect, content, halves of the scenes;
 - `selection`: which scenes are pooled, and those of each property;
 - `comparison`: whether a value is above chance and above its controls, in a sentence;
+- `side_by_side`: every measure of a probe in the same columns, the relative one never without the label's share;
 - `text` and `columns`: how numbers, intervals and tables are printed;
 - `reference_numbers`: published accuracies.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from dit_lens.measures import side_by_side
 from dit_lens.measures.columns import aligned, number
 from dit_lens.measures.comparison import Estimate, conclusion
 from dit_lens.measures.labels import d_prime, mean_interval, pairwise_accuracy
@@ -59,14 +60,15 @@ def table(result: xr.Dataset, full: bool = False) -> str:
     lines = [
         f"accuracy per clip (95% intervals over scenes), n = {result.sizes['scene']} test scenes"
         + (f", {result.sizes['tinted']} for tints" if "tinted" in result.sizes else "")
-        + "; layer chosen on training scenes"
+        + "; layer chosen on training scenes",
+        side_by_side.LEGEND,
     ]
     transfer_head = ["left out"] * ("transfer" in scores)
-    rows = [["source", "accuracy", "d'", "pairwise", *transfer_head, *tints.data_vars]]
+    rows = [["source", *side_by_side.HEADS, *transfer_head, *tints.data_vars]]
     rows[0] += ["step, layer", "weights", "sees"] * full
     for source in result.source.values:
         row, recorded = scores.sel(source=source), result.sel(source=source)
-        cells = [interval(row.accuracy, row.low, row.high), number(row.d_prime, "+.2f"), number(row.pairwise)]
+        cells = side_by_side.cells(row)
         cells += [number(row.transfer) for _ in transfer_head]
         cells += [number(tints[label].sel(source=source)[0]) for label in tints.data_vars]
         if full:
@@ -76,7 +78,7 @@ def table(result: xr.Dataset, full: bool = False) -> str:
                 str(recorded.sees.item()),
             ]
         rows.append([str(source), *cells])
-    lines += aligned(rows)
+    lines += aligned(rows) + side_by_side.notes(scores)
     lines += _surprise_lines(result, full) if "surprise" in result else []
     absent = [str(line) for line in result.not_run.values] if "not_run" in result and full else []
     return "\n".join([*lines, *(["", "not run", *absent] if absent else [])])

@@ -6,13 +6,13 @@ import numpy as np
 import xarray as xr
 
 from dit_lens import results
+from dit_lens.measures import side_by_side
 from dit_lens.measures.columns import aligned, number
 from dit_lens.measures.comparison import Estimate, conclusion
-from dit_lens.measures.labels import d_prime, mean_interval, pairwise_accuracy, rows
 from dit_lens.measures.probe_blocks import correct
 from dit_lens.measures.selection import counted
-from dit_lens.measures.text import interval, p_value
-from dit_lens.stats import SHARE, best_of
+from dit_lens.measures.text import p_value
+from dit_lens.stats import best_of
 
 ALL, STATES, HEAD = "all heads", "states", "one head"
 
@@ -29,7 +29,7 @@ def kinds(result: xr.Dataset) -> dict[str, list[str]]:
 
 
 def chosen(result: xr.Dataset) -> xr.Dataset:
-    """By source and kind, test scores at the cell chosen on training scenes: accuracy with interval, d', pairs."""
+    """By source and kind, test scores at the cell chosen on training scenes: every measure with interval."""
     scored = [
         xr.concat([_chosen(result.sel(source=source, feature=names)) for names in kinds(result).values()], "kind")
         for source in result.source.values
@@ -42,10 +42,9 @@ def _chosen(result: xr.Dataset) -> xr.Dataset:
     inside = result.train_accuracy.transpose("block", "feature")
     block, feature = best_of(inside.values)
     logit = result.logit.isel(block=block, feature=feature)
-    row = dict(zip(("accuracy", "low", "high"), map(float, mean_interval(correct(logit), SHARE)), strict=True))
-    row |= {"d_prime": d_prime(logit), "pairwise": float(rows(pairwise_accuracy(logit)).mean())}
+    measured = side_by_side.numbers(side_by_side.of_table(logit))
     cell = {"cell_block": int(result.block[block]), "cell_feature": str(result.feature.values[feature])}
-    return xr.Dataset({**row, **cell, "inside": float(inside.max())})
+    return xr.Dataset({**measured, **cell, "inside": float(inside.max())})
 
 
 def estimate(scores: xr.Dataset, source: str, kind: str, name: str = "") -> Estimate:
@@ -71,19 +70,18 @@ def verdict(result: xr.Dataset) -> str:
 def table(result: xr.Dataset, full: bool = False) -> str:
     """A line per source and kind of feature at the cell chosen on training scenes; in full also the null."""
     scores, sigma = chosen(result), results.facts(result)["sigma"]
-    head = ["source", "features", "block, head", "accuracy", "d'", "pairwise"]
+    head = ["source", "features", "block, head", *side_by_side.HEADS]
     lines = [head + ["training scenes"] * full]
     for source in result.source.values:
         for kind in kinds(result):
             row = scores.sel(source=source, kind=kind)
-            cells = [f"{int(row.cell_block)}, {row.cell_feature.item()}", interval(row.accuracy, row.low, row.high)]
-            cells += [number(row.d_prime, "+.2f"), number(row.pairwise)] + [number(row.inside)] * full
-            lines.append([str(source), kind, *cells])
+            cells = [f"{int(row.cell_block)}, {row.cell_feature.item()}", *side_by_side.cells(row)]
+            lines.append([str(source), kind, *cells, *[number(row.inside)] * full])
     title = (
         f"accuracy per clip on {result.sizes['scene']} test scenes (95% intervals over them), σ = {sigma:.2f};"
         " cell chosen on training scenes"
     )
-    text = [title, *aligned(lines)]
+    text = [title, side_by_side.LEGEND, *aligned(lines), *side_by_side.notes(scores)]
     for source in result.source.values if full else ():
         threshold, p = (float(result[key].sel(source=source)) for key in ("threshold", "p"))
         reached = f"{threshold:.3f} in 1 of 20 labellings" if np.isfinite(threshold) else "(too few labellings)"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from dit_lens.measures import side_by_side
 from dit_lens.measures.columns import aligned, number
 from dit_lens.measures.comparison import Estimate, conclusion
-from dit_lens.measures.labels import d_prime, mean_interval, pairwise_accuracy, right, rows, signs
+from dit_lens.measures.labels import right, rows, signs
 from dit_lens.measures.selection import counted, properties
-from dit_lens.measures.text import interval
-from dit_lens.stats import SHARE, best_of
+from dit_lens.stats import best_of
 
 READOUTS = {"blocks": "the states", "interaction": "what attention across the break adds to the states"}
 CHANGES = ("exchange", "collision", "gate")  # properties of miniphys in which the object changes lawfully
@@ -31,8 +31,8 @@ def chosen(result: xr.Dataset) -> xr.Dataset:
     """Test scores of each source at the cell chosen on training scenes.
 
     Returns:
-        By source: `accuracy` per clip with `low` and `high`, `d_prime`, `pairwise` (possible/impossible pairs of a
-        scene in order); and where the result has what they need: `own` (accuracy with every property at its own cell),
+        By source: every measure of `stats.Separation`, with its interval and the reason where it is `absent`; and where
+        the result has what they need: `own` (accuracy with every property at its own cell),
         `transfer` (with every property left out of the fit), `changes` (the share of the possible clips of lawful
         changes that are called possible), `unseen` (accuracy on unseen shapes, colours and layouts). By source and
         property: `by_property`, `own_by_property`, `transfer_by_property`.
@@ -45,8 +45,7 @@ def _scores(result: xr.Dataset) -> xr.Dataset:
     """The scores of one source."""
     accuracies = {"": correct(result.logit)}
     accuracies |= {name: correct(result[f"{name}_logit"]) for name in ("own", "transfer") if f"{name}_logit" in result}
-    row: dict = dict(zip(("accuracy", "low", "high"), mean_interval(accuracies[""], SHARE), strict=True))
-    row |= {"d_prime": d_prime(result.logit), "pairwise": rows(pairwise_accuracy(result.logit)).mean()}
+    row: dict = dict(side_by_side.numbers(side_by_side.of_table(result.logit)))
     row |= {name: rows(values).mean() for name, values in accuracies.items() if name}
     lawful = np.isin(properties(result) and result["property"].values, CHANGES)
     if lawful.any():
@@ -128,18 +127,19 @@ def table(result: xr.Dataset, full: bool = False) -> str:
     available = [name for name in FURTHER if name in scores and np.isfinite(scores[name]).any()]
     lines = [
         f"accuracy per clip on {result.sizes['scene']} test scenes (95% intervals over scenes); cell chosen on training"
-        " scenes; left out: fitted on all other properties"
+        " scenes; left out: fitted on all other properties",
+        side_by_side.LEGEND,
     ]
     heads = [FURTHER[name] for name in available]
     if "unseen" in available:
         heads[available.index("unseen")] += f" (n = {result.sizes['unseen_scene']})"
     lines += aligned(
         [
-            ["source", "step, block", "accuracy", "d'", "pairwise", *heads],
+            ["source", "step, block", *side_by_side.HEADS, *heads],
             *(_cells(scores.sel(source=name), result.sel(source=name), name, available) for name in names),
         ]
     )
-    lines += _elsewhere(result, lead, controls)
+    lines += side_by_side.notes(scores.sel(source=names)) + _elsewhere(result, lead, controls)
     for name, values in over_seeds(scores):
         lines.append(f"{name}, over {len(values)} training seeds: {values.mean():.3f} ± {values.std(ddof=1):.3f} (SD)")
     if full and scores.sizes["property"] > 1:
@@ -166,9 +166,7 @@ def _cells(row: xr.Dataset, cell: xr.Dataset, name: str, further: list[str]) -> 
     return [
         name,
         f"{int(cell.chosen_step):4d}, {int(cell.chosen_block)}",
-        interval(row.accuracy, row.low, row.high),
-        number(row.d_prime, "+.2f"),
-        number(row.pairwise),
+        *side_by_side.cells(row),
         *(number(row[key]) for key in further),
     ]
 

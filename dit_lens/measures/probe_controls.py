@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from dit_lens.measures import side_by_side
 from dit_lens.measures.columns import aligned, number
 from dit_lens.measures.comparison import Estimate, conclusion, strongest_first
 from dit_lens.measures.selection import counted
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from dit_lens.probing.scoring import Scores
 
 PHYSICS, RANDOM = "physics", "random, by scene"
-COLUMNS = ("accuracy", "low", "high", "d_prime", "pairwise", "auroc", "auroc_low", "auroc_high", "clips", "groups")
+COLUMNS = (*side_by_side.MEASURES, "auroc", "auroc_low", "auroc_high", "chance")
 PATHS = ("inversion", "noising", "continuation")
+TOO_FEW = "too few labels are known"
 SHOWN = 10  # controls in the short table
 
 
@@ -30,18 +32,24 @@ def row_scores(row: xr.Dataset) -> Scores | None:
     names = row.group.values if "group" in row.coords else np.arange(len(logit))
     numbers = (np.unique(names, return_inverse=True)[1], np.arange(len(logit)))
     groups, scenes = (np.broadcast_to(numbering[:, None], logit.shape)[labelled] for numbering in numbers)
+    crossed = row.crossed.values if "crossed" in row.coords else np.zeros(len(logit), bool)
+    roles = np.where(crossed[:, None], row.role.values.astype(str), "")[labelled]
     truth = label[labelled] > 0.5
     if len(np.unique(groups)) < 2 or len(np.unique(truth)) < 2:
         return None
-    return score(logit[labelled], truth, groups, scenes=scenes)
+    return score(logit[labelled], truth, groups, scenes, roles)
 
 
 def scores(result: xr.Dataset) -> xr.Dataset:
-    """`COLUMNS` and `chance` (the share of the commoner label) by row; NaN where too few labels are known."""
+    """`COLUMNS` by row, and the reasons of what is `absent`; NaN where too few labels are known.
+
+    `chance` is the share of the commoner label.
+    """
     measured = [row_scores(result.isel(row=i)) for i in range(result.sizes["row"])]
-    names = (*COLUMNS, "chance")
-    values = {key: ("row", [np.nan if row is None else getattr(row, key) for row in measured]) for key in names}
-    return xr.Dataset(values, {key: ("row", result[key].values) for key in ("source", "asked")})
+    values = {key: ("row", [np.nan if row is None else getattr(row, key) for row in measured]) for key in COLUMNS}
+    absent = [TOO_FEW if row is None else side_by_side.reasons(row.absent) for row in measured]
+    names = {key: ("row", result[key].values) for key in ("source", "asked")}
+    return xr.Dataset({**values, "absent": ("row", absent)}, names)
 
 
 def of_label(measured: xr.Dataset, label: str) -> list[Estimate]:
@@ -74,7 +82,7 @@ def table(result: xr.Dataset, full: bool = False) -> str:
     """The first row and its strongest controls on physics; in full every row of every label, and what was not run."""
     measured = scores(result)
     labels = list(dict.fromkeys(str(label) for label in result.asked.values)) if full else [PHYSICS]
-    lines = ["cell chosen on training scenes; test clips; 95% intervals over scenes"]
+    lines = ["cell chosen on training scenes; test clips; 95% intervals over scenes", side_by_side.LEGEND]
     for label in labels:
         rows = np.flatnonzero(measured.asked == label)
         if not full:
@@ -82,9 +90,10 @@ def table(result: xr.Dataset, full: bool = False) -> str:
             names_shown = [lead.name, *(reader.name for reader in strongest_first(readers)[:SHOWN])]
             names = [str(name) for name in measured.source.values[rows]]
             rows = rows[[names.index(name) for name in names_shown]]
-        head = [f"label: {label}", "accuracy", "d'", "pairwise", "AUROC"]
-        head += ["clips, groups", "chance", "step, layer", "weights", "sees"] if full else []
+        head = [f"label: {label}", *side_by_side.HEADS, "AUROC"]
+        head += ["clips", "chance", "step, layer", "weights", "sees"] if full else []
         lines += ["", *aligned([head, *(_cells(measured.isel(row=i), result.isel(row=i), full) for i in rows)])]
+        lines += side_by_side.notes(measured.isel(row=rows))
     if not full:
         return "\n".join([*lines, "(--full: every control, other labels, what was not run)"])
     absent = [str(line) for line in result.not_run.values] if "not_run" in result else []
@@ -92,11 +101,9 @@ def table(result: xr.Dataset, full: bool = False) -> str:
 
 
 def _cells(row: xr.Dataset, recorded: xr.Dataset, full: bool) -> list[str]:
-    accuracy, low, high, d_prime, pairwise, auroc, below, above, clips, groups = (float(row[key]) for key in COLUMNS)
-    cells = [str(row.source.item()), interval(accuracy, low, high), number(d_prime, "+.2f"), number(pairwise)]
-    cells.append(interval(auroc, below, above))
+    cells = [str(row.source.item()), *side_by_side.cells(row), interval(row.auroc, row.auroc_low, row.auroc_high)]
     if full:
-        cells += [f"{number(clips, '.0f')}, {number(groups, '.0f')}", number(row.chance)]
+        cells += [number(row.clips, ".0f"), number(row.chance)]
         cells += [
             f"{int(recorded.chosen_step)}, {recorded.layer.item()}",
             str(recorded.weights.item()),

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import xarray as xr
 
+from dit_lens.measures import side_by_side
 from dit_lens.measures.columns import aligned, number
 from dit_lens.measures.comparison import Estimate, conclusion
 from dit_lens.measures.reference_numbers import AVERAGE, NUMBERS
 from dit_lens.measures.reference_numbers import number as published
-from dit_lens.measures.text import interval
 
-NESTED = ("accuracy", "low", "high", "d_prime", "pairwise", "auroc", "chance", "clips", "groups")
+NESTED = (*side_by_side.MEASURES, "auroc", "chance")
 NONE = "—"  # the value in a result where nothing was published
 SHOWN = 14  # rows of the short table
 
@@ -33,7 +33,9 @@ def averages(result: xr.Dataset) -> dict[str, tuple[float, str]]:
 def verdict(result: xr.Dataset) -> str:
     """The first row's nested accuracy compared with the published one, and with every other reader of its data."""
     names = [str(kind) for kind in result.kind.values]
-    rows = [Estimate(name, *(float(result[key][i]) for key in NESTED[:3])) for i, name in enumerate(names)]
+    rows = [
+        Estimate(name, *(float(result[key][i]) for key in ("accuracy", "low", "high"))) for i, name in enumerate(names)
+    ]
     data = [str(name) for name in result.data.values]
     controls = [row for i, row in enumerate(rows) if i and data[i] == data[0]]
     beside = str(result.published.values[0])
@@ -66,15 +68,15 @@ def _rows(result: xr.Dataset, full: bool) -> list[str]:
         "accuracy per clip; nested: cell and penalty chosen inside the other folds [95% interval over groups]"
         + f"; protocols: mean ± SD over {seeds} seeds of what they report (pairwise)" * full
     ]
-    text = [["data × reader", "published", *protocols, "nested", "d'", "pairwise", "AUROC"]]
-    text[0] += ["clips, groups", "weights"] * full
+    lines += [side_by_side.LEGEND]
+    text = [["data × reader", "published", *protocols, "nested accuracy", *side_by_side.HEADS[1:], "AUROC"]]
+    text[0] += ["clips", "weights"] * full
     for i in range(result.sizes["row"] if full else min(SHOWN, result.sizes["row"])):
         row = result.isel(row=i)
         cells = [f"{row.data.item()} × {row.reader.item()}", str(row.published.item())]
         cells += [_report(row.sel(protocol=name)) for name in protocols]
-        accuracy, low, high, d_prime, pairwise, auroc, _, clips, groups = (float(row[name]) for name in NESTED)
-        cells += [interval(accuracy, low, high), number(d_prime, "+.2f"), number(pairwise), number(auroc)]
-        text.append([*cells, f"{clips:.0f}, {groups:.0f}", str(row.weights.item())] if full else cells)
+        cells += [*side_by_side.cells(row), number(row.auroc)]
+        text.append([*cells, number(row.clips, ".0f"), str(row.weights.item())] if full else cells)
     return [*lines, *aligned(text)]
 
 
@@ -85,18 +87,11 @@ def _report(row: xr.Dataset) -> str:
 
 
 def _transfers(result: xr.Dataset) -> list[str]:
-    text = [["reader", "train → test", "accuracy", "d'", "pairs in order", "AUROC", "chance", "clips, groups"]]
+    text = [["reader", "train → test", *side_by_side.HEADS, "AUROC", "chance", "clips"]]
     for i in range(result.sizes["transfer"]):
         row = result.isel(transfer=i)
-        parts = (float(row[f"transfer_{name}"]) for name in NESTED)
-        accuracy, low, high, d_prime, pairwise, auroc, chance, clips, groups = parts
-        cells = [
-            interval(accuracy, low, high),
-            number(d_prime, "+.2f"),
-            number(pairwise),
-            number(auroc),
-            number(chance),
-        ]
+        measured = xr.Dataset({name: row[f"transfer_{name}"] for name in NESTED})
+        further = [number(measured.auroc), number(measured.chance), number(measured.clips, ".0f")]
         direction = f"{row.train.item()} → {row.test.item()}"
-        text.append([str(row.transfer_reader.item()), direction, *cells, f"{clips:.0f}, {groups:.0f}"])
+        text.append([str(row.transfer_reader.item()), direction, *side_by_side.cells(measured), *further])
     return aligned(text)

@@ -29,7 +29,8 @@ class Features:
         clips: a row per clip, in the order of the features. `id` is unique; `scene` names the clips that are compared
             with each other; `group` is one independent observation, on one side of every split, and holds whole
             scenes; `role` is "A", "B" (possible), "C", "D" (impossible), or a data set's word; `property` the law
-            tested; `possible` is True, False, or None where unknown. Further columns are kept.
+            tested; `possible` is True, False, or None where unknown; `crossed`, which may be missing, whether the
+            scene is crossed. Further columns are kept.
         dims: names of the entries of a key.
         parts: how many means by latent frame lie side by side in a feature vector; 1 is one mean over all tokens.
         point: template of the hook point, such as "blocks.{block}.hook_resid_post"; "" for what is no activation.
@@ -133,6 +134,13 @@ class Features:
         return np.array(self.clips.scene.tolist())
 
     @property
+    def crossed_roles(self) -> Shaped[np.ndarray, " i"] | None:
+        """The role of each clip of a crossed scene, "" elsewhere; None where it is unknown which scenes are crossed."""
+        if "crossed" not in self.clips:
+            return None
+        return np.where(self.clips.crossed.to_numpy(dtype=bool), self.clips.role.astype(str), "")
+
+    @property
     def properties(self) -> Shaped[np.ndarray, " i"]:
         """The property (physical law) of each clip."""
         return np.array(self.clips.property.tolist())
@@ -229,6 +237,30 @@ class Features:
             raise ValueError(f"got {values}, which no cell has · expected keys among {list(self.cells)}")
         steps = {key[self.dims.index("step")] for key in cells} if "step" in self.dims else set(self.sigmas)
         return replace(self, cells=cells, sigmas={step: s for step, s in self.sigmas.items() if step in steps})
+
+    def joined(self, count: int, dim: str = "block") -> Features:
+        """Cells of `count` consecutive values along a dimension side by side, each named by the last of them.
+
+        Three blocks 0, 1, 2 with a count of 2 give the cells 1 (of 0 and 1) and 2 (of 1 and 2). A probe of them reads
+        no single hook point.
+
+        Raises:
+            ValueError: an unknown dimension, or fewer values along it than are joined.
+        """
+        values = self.coordinates.get(dim, [])
+        if not 0 < count <= len(values):
+            raise ValueError(
+                f"got {count} values of {dim} to join · expected 1 to {len(values)}, along {' or '.join(self.dims)}"
+            )
+        if count == 1:
+            return self
+        at, cells = self.dims.index(dim), {}
+        for key in self.cells:
+            place = values.index(key[at])
+            keys = [(*key[:at], value, *key[at + 1 :]) for value in values[max(0, place - count + 1) : place + 1]]
+            if len(keys) == count and all(k in self.cells for k in keys):
+                cells[key] = np.concatenate([self.cells[k] for k in keys], axis=1)
+        return replace(self, cells=cells, parts=count * self.parts, point="")
 
     def renamed(self, name: str) -> Features:
         """The same features by another name."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Float, Int
 from joblib import Parallel, delayed
 from sklearn.model_selection import GroupKFold
@@ -24,7 +23,7 @@ from dit_lens.probing.checks import (
 )
 from dit_lens.probing.rotation import Rotation
 from dit_lens.probing.solvers import Fit, logistic, ridge, with_intercept
-from dit_lens.stats import best_of
+from dit_lens.stats import Rule, choose, ratio_error
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -49,6 +48,21 @@ def r_squared(targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     total = ((targets - targets.mean(0)) ** 2).sum(0)
     varies = np.ptp(targets, axis=0) > 0
     return np.where(varies, 1 - ((predicted - targets) ** 2).sum(-2) / np.where(varies, total, 1), np.nan)
+
+
+def standard_error(
+    model: str, targets: np.ndarray, outputs: np.ndarray, groups: np.ndarray
+) -> Float[np.ndarray, "*cells t"]:
+    """Standard error over groups of the score of a model (accuracy, R²); targets (i, t), outputs (..., i, t)."""
+    of_clip = np.unique(groups, return_inverse=True)[1]
+    by_clip = ((outputs > 0) == (targets > 0)) if model == "logistic" else (outputs - targets) ** 2
+    weight = np.ones(targets.shape) if model == "logistic" else (targets - targets.mean(0)) ** 2
+    parts = [np.zeros((of_clip.max() + 1, *x.shape[:-2], x.shape[-1])) for x in (by_clip, weight)]
+    for part, values in zip(parts, (by_clip, weight), strict=True):
+        np.add.at(part, of_clip, np.moveaxis(values, -2, 0))
+    over, under = parts
+    wide = under.reshape(len(under), *(1,) * (over.ndim - 2), under.shape[-1])
+    return ratio_error(over, np.broadcast_to(wide, over.shape))
 
 
 MODELS: dict[str, tuple[Fit, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
@@ -79,6 +93,8 @@ class Grid:
         strengths: inverse penalties; scikit-learn's C, and 1 / alpha of ridge.
         folds, inner: grouped folds outside and, where something is chosen, inside.
         model: "logistic" for labels, "ridge" for continuous state.
+        rule: how a cell and a strength are chosen: "one_error", the first cell, and in it the strongest penalty, whose
+            score is within one standard error over groups of the best; or "best" (see `stats.choose`).
         n_jobs: cells at once, in joblib's sense.
         progress: a bar over cells.
     """
@@ -87,6 +103,7 @@ class Grid:
     folds: int = 5
     inner: int = 4
     model: Literal["logistic", "ridge"] = "logistic"
+    rule: Rule = "one_error"
     n_jobs: int = 1
     progress: bool = True
 
@@ -114,19 +131,35 @@ class Grid:
     def nested(self, cells: Cells, targets: np.ndarray, groups: np.ndarray) -> Nested:
         """Outputs by probes chosen inside the training folds, over cells and strengths together.
 
-        The choice goes by the score of inner grouped folds; of equal scores the first cell and strength is taken.
+        The choice goes by the score of inner grouped folds (see `rule`).
         """
         wide = self._checked(cells, targets, groups)
         results = list(self._over(cells, self._outputs_and_inner_scores, wide, groups))
         outside, inside = np.stack([result[0] for result in results]), np.stack([result[1] for result in results])
-        best = rearrange(inside, "cell folds s t -> folds t (cell s)")
-        chosen = np.apply_along_axis(lambda scores: best_of(scores)[0], -1, best)
-        cell, strength = np.divmod(chosen, len(self.strengths))
+        folds = range(inside.shape[1])
+        chosen = [[self.choose(*inside[:, f, :, :, at].swapaxes(0, 1)) for at in range(wide.shape[1])] for f in folds]
+        cell, strength = np.moveaxis(np.array(chosen), -1, 0)
         outputs = np.empty(wide.shape)
         for fold, (_, test) in enumerate(self.split(groups)):
             for at in range(wide.shape[1]):
                 outputs[test, at] = outside[cell[fold, at], strength[fold, at], test, at]
         return Nested(_like(targets, outputs), _like(targets, cell), _like(targets, strength))
+
+    def chosen(self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> tuple[int, int]:
+        """The cell and strength that out-of-fold outputs (cell, s, i) of one labelling choose, as indices (see `rule`).
+
+        Raises:
+            ValueError: no cell has a score.
+        """
+        wide, results = targets[:, None], outputs[..., None]
+        errors = standard_error(self.model, wide, results, groups)
+        return self.choose(MODELS[self.model][1](wide, results)[..., 0], errors[..., 0])
+
+    def choose(self, scores: Float[np.ndarray, "cell s"], errors: Float[np.ndarray, "cell s"]) -> tuple[int, int]:
+        """The cell and strength that scores with their standard errors choose, as indices (see `rule`)."""
+        strongest_first = np.argsort(self.strengths, kind="stable")
+        cell, place = choose(scores[:, strongest_first], errors[:, strongest_first], self.rule)
+        return cell, int(strongest_first[place])
 
     def split(self, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """(train, test) clips of each fold; depends on the groups alone.
@@ -163,9 +196,12 @@ class Grid:
     def _outputs_and_inner_scores(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Out-of-fold outputs (s, i, t), and inner scores on the training clips of each outer fold (folds, s, t)."""
-        inner = replace(self, folds=self.inner)
-        inside = [inner._scores(features[train], targets[train], groups[train]) for train, _ in self.split(groups)]
+        """Out-of-fold outputs (s, i, t), and inner scores with their errors, by outer fold (folds, 2, s, t)."""
+        inner, inside = replace(self, folds=self.inner), list[np.ndarray]()
+        for train, _ in self.split(groups):
+            outputs = inner._outputs(features[train], targets[train], groups[train])
+            errors = standard_error(self.model, targets[train], outputs, groups[train])
+            inside.append(np.stack([MODELS[self.model][1](targets[train], outputs), errors]))
         return self._outputs(features, targets, groups), np.stack(inside)
 
     def _checked(self, cells: Cells, targets: np.ndarray, groups: np.ndarray) -> np.ndarray:

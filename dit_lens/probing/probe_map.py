@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,14 +29,15 @@ def fit(
     cell: Hashable | None = None,
     strengths: tuple[float, ...] = (STRENGTH,),
     folds: int = FOLDS,
+    rule: stats.Rule = "one_error",
     permutations: int = 0,
     seed: int = 0,
     progress: bool = False,
 ) -> ProbeMap:
-    """Logistic probes of possible against impossible clips in every cell, and the cell that reads best.
+    """Logistic probes of possible against impossible clips in every cell, and one cell chosen out of fold.
 
-    Every cell is scored out of fold, with each group on one side of every split; the best is chosen there, and its
-    probe is fitted on all clips. Measure its accuracy on other clips, or against the null of the same choice.
+    Every cell is scored out of fold, with each group on one side of every split; one is chosen there, and its probe is
+    fitted on all clips. Measure its accuracy on other clips, or against the null of the same choice.
 
         probes = probing.fit(train, permutations=200)   # Features of 50 cells (step, block), 1320 clips of 330 scenes
         probes                      # The best of 50 cells is step 14, block 5: accuracy 0.605 [0.573, 0.636] ...
@@ -45,9 +47,11 @@ def fit(
 
     Args:
         features: clips with labels (see `Features.labelled`).
-        cell: the cell to take; unless given, the most accurate out of fold, the first of equals.
+        cell: the cell to take; unless given, the one that `rule` chooses by accuracy out of fold.
         strengths: inverse penalties to choose from, scikit-learn's C; the choice is made together with the cell.
         folds: grouped folds.
+        rule: "one_error" takes the first cell within one standard error over groups of the most accurate, so that
+            rounding does not decide between cells that read equally well; "best" the most accurate one.
         permutations: labellings of the null, at least 19 for p = .05; 0 for no null. 200 of them cost about as much as
             fitting the grid 20 times.
         seed: of the null.
@@ -57,14 +61,13 @@ def fit(
         ValueError: an unknown label or a single class, fewer groups than folds, a cell that is not there, or labels
             that cannot be permuted (see `controls.null_labels`).
     """
-    grid = Grid(tuple(strengths), folds=folds, progress=progress)
+    grid = Grid(tuple(strengths), folds=folds, rule=rule, progress=progress)
     chosen = None if cell is None else features.check_key(cell)
     labels, keys = features.labels, list(features.cells)
     outputs = grid.outputs(features.cells, labels, features.groups)
-    scores = ((outputs > 0) == labels).mean(-1)
-    if chosen is not None:
-        scores = np.where(np.arange(len(keys))[:, None] == keys.index(chosen), scores, np.nan)
-    best, strength = stats.best_of(scores)
+    candidates = list(range(len(keys))) if chosen is None else [keys.index(chosen)]
+    place, strength = grid.chosen(outputs[candidates], labels, features.groups)
+    best = candidates[place]
     null = permutation_test(features, grid, permutations, seed) if permutations else None
     return ProbeMap(features, grid, keys[best], grid.strengths[strength], chosen is None, outputs[:, strength], null)
 
@@ -80,7 +83,7 @@ class ProbeMap:
         features: the clips that the probes are fitted on.
         grid: folds and strengths.
         cell, strength: the choice.
-        selected: whether the cell was chosen for its accuracy; else it was requested.
+        selected: whether the cell was chosen by its accuracy; else it was requested.
         logits_out_of_fold: (cell, i) of each training clip by probes fitted on other groups, at `strength`.
         null: scores of the whole grid under permuted labels, where permutations were requested.
     """
@@ -98,13 +101,22 @@ class ProbeMap:
         """One sentence that says which cell, how accurate, and how much better than chance."""
         accuracy, low, high = (float(x[list(self.features.cells).index(self.cell)]) for x in self._accuracies)
         cell = ", ".join(f"{dim} {value}" for dim, value in zip(self.features.dims, self.cell, strict=True))
-        subject = f"The best of {len(self.features.cells)} cells is {cell}" if self.selected else f"The cell is {cell}"
+        subject = f"{self._chosen_as} is {cell}"
         null = f"{len(self.null.null)} permuted labellings" if self.null else ""
         chance = f", p = {self.p:.3g} by {null}{' for the best cell' * self.selected}" if self.null else ""
         return (
             f"{subject}: accuracy {accuracy:.3f} [{low:.3f}, {high:.3f}] out of fold on {len(self.features)} clips of"
             f" {len(np.unique(self.features.groups))} groups{chance}."
         )
+
+    @property
+    def _chosen_as(self) -> str:
+        cells, accuracies = list(self.features.cells), self._accuracies[0]
+        if not self.selected:
+            return "The cell"
+        if accuracies[cells.index(self.cell)] >= accuracies.max():
+            return f"The best of {len(cells)} cells"
+        return f"The first of {len(cells)} cells within one standard error of the best"
 
     @property
     def accuracy(self) -> Float[xr.DataArray, "*dims"]:
@@ -124,11 +136,13 @@ class ProbeMap:
     def p(self) -> float:
         """Chance that the chosen cell scores as high where labels mean nothing; NaN without permutations.
 
-        Corrected for the choice among cells and strengths; for a requested cell, among strengths alone.
+        Corrected for the choice among cells and strengths (against the most accurate of all, under every labelling);
+        for a requested cell, among strengths alone.
         """
         if self.null is None:
             return np.nan
-        return self.null.p if self.selected else self.null.only(self.cell).p
+        null = self.null if self.selected else self.null.only(self.cell)
+        return float(null.corrected[null.cells.index(self.cell), self.grid.strengths.index(self.strength)])
 
     def table(self) -> pd.DataFrame:
         """Cells with accuracy, its 95% interval, and p corrected for the choice among all; best first."""
@@ -184,12 +198,12 @@ class ProbeMap:
         return grid.transpose("clip", ...).assign_coords(_by_clip(values[0], test).coords).rename("logit")
 
     def scores(self, test: Features, cell: Hashable | None = None) -> Scores:
-        """Accuracy, d', pairs in order, AUROC and calibration on other clips, with intervals over their groups.
+        """Accuracy and every other measure (see `scoring.Scores`) on other clips, with intervals over their groups.
 
         Raises:
             ValueError: see `logits` and `scoring.score`; an unknown label among the other clips.
         """
-        return score(self.logits(test, cell).values, test.labels, test.groups, scenes=test.scenes)
+        return score(self.logits(test, cell).values, test.labels, test.groups, test.scenes, test.crossed_roles)
 
     def left_out(self, test: Features) -> Float[xr.DataArray, " clip"]:
         """Log odds of each property's clips by a probe fitted on all other properties, at the chosen cell.
@@ -212,11 +226,22 @@ class ProbeMap:
         return self._by_property(test, lambda law: (self.best_cell(law), None))
 
     def best_cell(self, law: str) -> Key:
-        """The cell that is most accurate out of fold on the clips of one property, the first of equals."""
+        """The cell that the clips of one property choose out of fold, by the rule of the grid."""
         of_law = self.features.properties == law
-        if not of_law.any():
-            return self.cell
-        return list(self.features.cells)[stats.best_of(self._right[:, of_law].mean(1))[0]]
+        return self._choose(list(self.features.cells), of_law) if of_law.any() else self.cell
+
+    def cell_of(self, **values: Any) -> Key:
+        """The cell that all clips choose out of fold among some: `cell_of(step=14)`, by the rule of the grid.
+
+        Raises:
+            ValueError: an unknown dimension, or values that no cell has.
+        """
+        return self._choose(list(self.features.select(**values).cells), np.ones(len(self.features), bool))
+
+    def _choose(self, among: Sequence[Key], clips: Bool[np.ndarray, " i"]) -> Key:
+        rows = [list(self.features.cells).index(key) for key in among]
+        outputs, single = self.logits_out_of_fold[rows][:, None, clips], replace(self.grid, strengths=(self.strength,))
+        return among[single.chosen(outputs, self.features.labels[clips], self.features.groups[clips])[0]]
 
     @property
     def _right(self) -> Bool[np.ndarray, "cell i"]:

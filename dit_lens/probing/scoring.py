@@ -1,6 +1,6 @@
 """Scores of log odds against labels: by clip, within groups, and over all clips; groups have any number of clips.
 
-Of quadruplets (two possible clips, two impossible ones) `d_prime` and `pairwise` are those of `dit_lens.stats`.
+What compares clips of a scene is computed by `dit_lens.stats.separation`.
 """
 
 from __future__ import annotations
@@ -20,33 +20,22 @@ Groups = Shaped[np.ndarray, " i"]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """How well a score predicts a label, with 95% intervals over groups (see `stats.ratio_interval`).
+class Scores(stats.Separation):
+    """How well a score predicts a label, with 95% intervals over groups: `stats.Separation`, and further measures.
 
     Attributes:
-        accuracy, low, high: clips on the right side of 0.
-        d_prime: mean over scenes of (possible - impossible) over its standard deviation.
-        pairwise: possible/impossible pairs of a scene in order; a tie counts one half.
         auroc, auroc_low, auroc_high: a possible clip of any group above an impossible one of any.
         relative_error: scenes whose impossible clips score higher on average (IntPhys, Riochet et al. 2021).
         calibration: see `calibration_error`.
         chance: share of the more frequent label, the accuracy of always answering with it.
-        clips, groups: their numbers. Where no scene has both labels, what is within scenes is NaN.
     """
 
-    accuracy: float
-    low: float
-    high: float
-    d_prime: float
-    pairwise: float
     auroc: float
     auroc_low: float
     auroc_high: float
     relative_error: float
     calibration: float
     chance: float
-    clips: int
-    groups: int
 
     @property
     def absolute_error(self) -> float:
@@ -54,35 +43,37 @@ class Scores:
         return 1 - self.auroc
 
 
-def score(logits: Logits, labels: np.ndarray, groups: Groups, scenes: Groups | None = None) -> Scores:
+def score(
+    logits: Logits,
+    labels: np.ndarray,
+    groups: Groups,
+    scenes: Groups | None = None,
+    roles: Groups | None = None,
+) -> Scores:
     """How well log odds, or any score that is higher where a clip is more likely possible, predict a label.
 
     Args:
         groups: (i,) one independent observation each, for the intervals.
         scenes: (i,) the clips that are compared with each other (d', pairs in order, relative error); the groups
             by default.
+        roles: (i,) "A" to "D" of the clips of crossed scenes, for the relative measure (see `stats.separation`).
 
     Raises:
         ValueError: see `check_labels`; NaN among the scores; or fewer than two groups.
     """
     truth = _checked(logits, labels, groups)
-    scenes, of_clip = groups if scenes is None else scenes, np.unique(groups, return_inverse=True)[1]
-    counts = np.bincount(of_clip).astype(float)
-    right = np.bincount(of_clip, (logits > 0) == truth)
-    area, inside = auroc(logits, truth, groups), contrasts(logits, truth, scenes)
-    share = float(truth.mean())
+    scenes = groups if scenes is None else scenes
+    inside = stats.separation(logits, truth, groups, scenes, roles)
+    area, effects = auroc(logits, truth, groups), contrasts(logits, truth, scenes)
+    share = stats.separation(np.ones(len(truth)), truth, groups, scenes).accuracy  # of always answering "possible"
     return Scores(
-        *(float(part) for part in stats.ratio_interval(right, counts, bounds=stats.SHARE)),
-        d_prime=_ratio(inside),
-        pairwise=pairs_in_order(logits, truth, scenes),
+        **vars(inside),
         auroc=area[0],
         auroc_low=area[1],
         auroc_high=area[2],
-        relative_error=float((inside < 0).mean()) if len(inside) else np.nan,
+        relative_error=float((effects < 0).mean()) if len(effects) else np.nan,
         calibration=calibration_error(logits, truth),
         chance=max(share, 1 - share),
-        clips=len(truth),
-        groups=len(counts),
     )
 
 
@@ -113,15 +104,15 @@ def auroc(scores: Logits, labels: np.ndarray, groups: Groups) -> tuple[float, fl
 
 def contrasts(scores: Logits, labels: Labels, groups: Groups) -> Float[np.ndarray, " g"]:
     """Mean of the possible minus mean of the impossible clips of each group that has both."""
-    return np.array([high.mean() - low.mean() for high, low in _sides(scores, labels, groups)])
+    effects = stats.by_scene(scores, labels, groups)[0]
+    return effects[~np.isnan(effects)]
 
 
 def pairs_in_order(scores: Logits, labels: Labels, groups: Groups) -> float:
     """Mean over groups of the share of possible/impossible pairs in order; NaN where no group has both."""
-    shares = [
-        ((high[:, None] > low) + 0.5 * (high[:, None] == low)).mean() for high, low in _sides(scores, labels, groups)
-    ]
-    return float(np.mean(shares)) if shares else np.nan
+    check_logits(scores)
+    shares = stats.by_scene(scores, labels, groups)[1]
+    return float(np.nanmean(shares)) if not np.isnan(shares).all() else np.nan
 
 
 def calibration_error(logits: Logits, labels: Labels, bins: int = 10) -> float:
@@ -131,22 +122,6 @@ def calibration_error(logits: Logits, labels: Labels, bins: int = 10) -> float:
     at = np.minimum((stated * bins).astype(int), bins - 1)
     gaps = np.bincount(at, stated - labels, minlength=bins)
     return float(np.abs(gaps).sum() / len(stated))
-
-
-def _sides(scores: Logits, labels: Labels, groups: Groups) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scores of the possible and of the impossible clips of each group that has both."""
-    check_logits(scores)
-    of_groups = [groups == name for name in np.unique(groups)]
-    split = [(scores[members & labels], scores[members & ~labels]) for members in of_groups]
-    return [(high, low) for high, low in split if len(high) and len(low)]
-
-
-def _ratio(contrast: Float[np.ndarray, " g"]) -> float:
-    """Mean over standard deviation; 0 where nothing differs, infinite where all differ alike, NaN for one."""
-    if len(contrast) < 2:
-        return np.nan
-    with np.errstate(divide="ignore", invalid="ignore"):  # log odds may be infinite
-        return float(contrast.mean() / contrast.std(ddof=1)) if contrast.any() else 0.0
 
 
 def _checked(logits: Logits, labels: np.ndarray, groups: Groups) -> Labels:

@@ -12,7 +12,6 @@ from dit_lens.probing.affine import Affine
 from dit_lens.probing.controls import GRID
 from dit_lens.probing.features import Features
 from dit_lens.probing.grid import Grid
-from dit_lens.stats import best_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +19,7 @@ class Carried:
     """Log odds of other clips by a probe of the training clips.
 
     Attributes:
-        cell, strength: the choice, by accuracy out of fold on the clips it was fitted on; the first of equals.
+        cell, strength: the choice, by accuracy out of fold on the clips it was fitted on (see `Grid.rule`).
         inside: that accuracy, which is selected and so too high.
         logits: (j,) of the other clips.
     """
@@ -45,11 +44,12 @@ def carry(train: Features, test: Features, grid: Grid = GRID) -> Carried:
     """
     train.check_like(test, {*train.cells, *test.cells})
     labels = train.labels
-    inside = grid.scores(train.cells, labels, train.groups)
-    at, best = best_of(inside)
+    outputs = grid.outputs(train.cells, labels, train.groups)
+    at, best = grid.chosen(outputs, labels, train.groups)
+    inside = float(((outputs[at, best] > 0) == labels).mean())
     key, strength = list(train.cells)[at], grid.strengths[best]
     logits = Affine.fit(train.cells[key], labels, strength)(test.cells[key])
-    return Carried(key, strength, float(inside[at, best]), logits)
+    return Carried(key, strength, inside, logits)
 
 
 def transfer(

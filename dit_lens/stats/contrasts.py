@@ -44,11 +44,31 @@ def d_prime(scores: Num[np.ndarray, "q r"], signs: Sequence[int] = CROSSED) -> f
 
     NaN where a score is.
     """
-    contrast = interaction(scores, signs)
-    if not contrast.any():
+    return standardised(interaction(scores, signs))
+
+
+def standardised(effects: Num[np.ndarray, " q"]) -> float:
+    """Mean over standard deviation; 0 where all effects are 0, infinite where all are alike, NaN of a single one."""
+    if not effects.any():
         return 0.0
-    with np.errstate(divide="ignore"):  # infinite where all scenes agree
-        return float(contrast.mean() / contrast.std(ddof=1)) if len(contrast) > 1 else np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):  # log odds may be infinite
+        return float(effects.mean() / effects.std(ddof=1)) if len(effects) > 1 else np.nan
+
+
+def variance_parts(scores: Num[np.ndarray, "q 4"]) -> Float[np.ndarray, "q 4"]:
+    """Sums of squares of crossed scenes about the mean of all clips: by scene, first half, second half, and label.
+
+    A and C share the first half, A and D the second. The contrasts are orthogonal: the parts of a scene sum to its sum
+    of squares. Worked example, a single scene A 4, B 2, C 1, D 1: the mean is 2 and the sum of squares 6. Scene 0;
+    first half (4 + 1 - 2 - 1)² / 4 = 1; second half (4 + 1 - 2 - 1)² / 4 = 1; label (4 + 2 - 1 - 1)² / 4 = 4.
+
+    Args:
+        scores: of the clips A, B (possible), C and D (impossible) of each scene.
+    """
+    a, b, c, d = scores.astype(np.float64).T
+    parts = [a + c - b - d, a + d - b - c, a + b - c - d]
+    of_scene = a + b + c + d - 4 * scores.mean(dtype=np.float64)
+    return np.stack([of_scene, *parts], axis=-1) ** 2 / 4
 
 
 def pairwise_accuracy(scores: Num[np.ndarray, "q r"], signs: Sequence[int] = CROSSED) -> Float[np.ndarray, " q"]:

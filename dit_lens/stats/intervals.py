@@ -89,6 +89,17 @@ def ratio_interval(
     return ratio.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
+def ratio_error(
+    numerator: Num[np.ndarray, "g *rest"], denominator: Num[np.ndarray, "g *rest"]
+) -> Float[np.ndarray, "*rest"]:
+    """Standard error over groups of a ratio of sums, column by column (see `ratio_interval`); NaN of a single group."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residuals = (numerator - numerator.sum(0) / denominator.sum(0) * denominator) / denominator.mean(0)
+    if len(residuals) < 2:
+        return np.full(residuals.shape[1:], np.nan)
+    return np.asarray(residuals.std(0, ddof=1) / np.sqrt(len(residuals)))
+
+
 def _bounded(
     ratio: Float[np.ndarray, " cell"],
     residuals: Float[np.ndarray, "g cell"],
@@ -132,6 +143,27 @@ def share_interval(
     unknown = np.isnan(share) | np.isnan(error)
     low, high = np.where(flat, least_alike * share, low), np.where(flat, 1 - least_alike * (1 - share), high)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def standardised_interval(values: Num[np.ndarray, " g"], level: float = LEVEL) -> tuple[float, float]:
+    """The ends of the interval of mean / standard deviation over groups, such as d'; NaN where that is not finite.
+
+    Student's t of asinh(d / √2), which makes the error of a normal sample the same for all d. The error is that of a
+    normal sample, √(1 + d² / 2), or that of the groups' influence, z - d (z² - 1) / 2, whichever is larger. Simulated
+    coverage is .95 to .96 for normal values from 8 groups on, .92 or more for exponential values up to d = 1, and .90
+    for such values or for Student's t with 5 degrees of freedom at d = 2.
+    """
+    size, spread = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    if not 0 < spread < np.inf:
+        return np.nan, np.nan
+    d = float(np.mean(values)) / spread
+    z = (values - np.mean(values)) / spread
+    influence = z - d * (z**2 - (size - 1) / size) / 2
+    bend = 1 + d**2 / 2
+    error = np.sqrt(max(bend, float((influence**2).sum()) / (size - 1)) / size / bend)
+    reach = student.ppf((1 + level) / 2, size - 1) * error
+    centre, root = np.arcsinh(d / np.sqrt(2)), np.sqrt(2)
+    return float(root * np.sinh(centre - reach / root)), float(root * np.sinh(centre + reach / root))
 
 
 def _skewed(

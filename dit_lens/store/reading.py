@@ -65,7 +65,8 @@ class Store(Mapping[str, xr.DataArray]):
         provenance: the code, weights and options that it was computed with.
         shards: index entries of its shards, in the order of the clips.
         missing: batches that are not (yet) in the store.
-        clips: id, scene, group, role, property and possible (True, False or None) of every clip.
+        clips: id, scene, group, role, property, possible (True, False or None) and, where it was recorded, whether the
+            scene is crossed, of every clip.
         errors: items that could not be captured, and why; where a run stopped, the item that it stopped at.
     """
 
@@ -74,7 +75,8 @@ class Store(Mapping[str, xr.DataArray]):
         finished = [entry for entry in entries.values() if entry.done]
         self.shards = [entry for entry in finished if entry.shard is not None]
         self.missing = sorted(set(range(plan.batches)) - {entry.batch for entry in finished})
-        columns = ("id", "scene", "group", "role", "property", "possible")
+        columns = ["id", "scene", "group", "role", "property", "possible"]
+        columns += ["crossed"] * all("crossed" in entry.clips for entry in self.shards)  # not in a store of before
         self.clips = pd.DataFrame(
             {name: [value for entry in self.shards for value in entry.clips[name]] for name in columns}
         )

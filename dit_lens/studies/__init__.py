@@ -12,6 +12,6 @@ outcome: results named by what was asked. Then what several questions share, or 
 from __future__ import annotations
 
 from dit_lens.studies.options import LAWS, Size
-from dit_lens.studies.study import ContinuationStudy, EncoderStudy, PatchStudy, Study
+from dit_lens.studies.study import ContinuationStudy, EncoderStudy, PatchStudy, ProbeStudy, Study
 
-__all__ = ["LAWS", "ContinuationStudy", "EncoderStudy", "PatchStudy", "Size", "Study"]
+__all__ = ["LAWS", "ContinuationStudy", "EncoderStudy", "PatchStudy", "ProbeStudy", "Size", "Study"]

@@ -85,6 +85,10 @@ class Encoder:
 
         return replace(self, name=f"{self.name}, {name}", read=read)
 
+    def joined(self, blocks: int) -> Encoder:
+        """The encoder with so many consecutive blocks side by side in each cell (see `Features.joined`)."""
+        return replace(self, read=lambda scenes, part: self.read(scenes, part).joined(blocks)) if blocks > 1 else self
+
     def as_noise(self) -> Encoder:
         """The encoder's name and cells for noise that is matched to its features."""
         return replace(self, name=f"noise matched to {self.name}", weights="none", sees="nothing")

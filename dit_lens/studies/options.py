@@ -26,6 +26,7 @@ NEEDS: Mapping[str, str] = {
 }
 RANDOM = "random"
 FOLDS = 5  # of a probe
+STRENGTH = 0.02  # of a probe: scikit-learn's C, that of `probing.STRENGTH`
 SHARE = 0.6  # of the scenes that probes are fitted on, for a data set without splits
 LEVELS = (1 / 3, 1 / 2, 2 / 3)
 DEVICES = r"(cpu|cuda|mps|xpu|hpu|npu|meta)(:\d+)?"
@@ -126,6 +127,8 @@ class Options:
     """What probes read: block outputs, or what attention across the break of a scene adds to them (interaction)."""
     block: int | None = None
     """Block after which probes read; by default chosen on training scenes."""
+    cell_rule: Literal["one_error", "best"] = "one_error"
+    """Which cell a probe reads: the first within one standard error of the best out of fold, or the best itself."""
     batch_size: int = 8
     """Number of scenes in a batch."""
     store: str = ""

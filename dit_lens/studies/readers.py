@@ -20,7 +20,6 @@ from dit_lens.lens import DiTLens
 from dit_lens.models.loading import fingerprint
 from dit_lens.probing import Features, Probe
 from dit_lens.probing import fit as fit_probes
-from dit_lens.stats import best_of
 from dit_lens.studies.lenses import original_name
 from dit_lens.studies.options import Options
 from dit_lens.studies.paths import path_of, steps_of
@@ -141,17 +140,16 @@ def reader_of(
     """One model with its probes.
 
     Args:
-        blocks: after which block the probe of each step reads; the best out of fold unless given.
+        blocks: after which block the probe of each step reads; chosen out of fold (`--cell-rule`) unless given.
     """
     noise_path = path or path_of(study)
     trained = features(study, lens, scenes_of(study, "train"), "train", noise_path)
-    accuracy = fit_probes(trained).accuracy
+    probes = fit_probes(trained, rule=study.cell_rule)
+    accuracy = probes.accuracy
     if study.block is not None and study.block not in accuracy.block.values:
         raise ValueError(f"got --block {study.block} for {lens.name} · expected 0 to {lens.blocks - 1}")
     chosen = blocks or {
-        int(step): int(accuracy.block[best_of(accuracy.sel(step=step).values)[0]])
-        if study.block is None
-        else study.block
+        int(step): int(str(probes.cell_of(step=step)[1])) if study.block is None else study.block
         for step in accuracy.step.values
     }
     return Reader(lens, noise_path, trained, accuracy, chosen)

@@ -8,15 +8,18 @@ import xarray as xr
 from dit_lens.probing import Features, fit
 
 
-def scored(train: Features, test: Features, unseen: Features | None = None) -> xr.Dataset:
+def scored(train: Features, test: Features, unseen: Features | None = None, **fitting: Any) -> xr.Dataset:
     """Accuracy of every cell out of fold on training scenes and on test scenes; logits of the chosen cells.
+
+    Args:
+        **fitting: how probes are fitted and a cell is chosen, such as rule and strengths: see `probing.fit`.
 
     Returns:
         `train_accuracy`, `test_accuracy` (step, block); the cell chosen on training scenes; of the test clips `logit`
         there, `own_logit` at the cell that their own property's training clips choose and `transfer_logit` by a probe
         that was fitted on all other properties (scene, role); `unseen_logit` (unseen_scene, role).
     """
-    probes = fit(train)
+    probes = fit(train, **fitting)
     right = (probes.all_logits(test).values > 0) == test.labels[:, None, None]
     cell = dict(zip(train.dims, probes.cell, strict=True))
     table = xr.Dataset(

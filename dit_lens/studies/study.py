@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dit_lens.datasets.spec import MINIPHYS, TRACKS
-from dit_lens.studies.options import FOLDS, LAWS, Options, Size
+from dit_lens.studies.options import FOLDS, LAWS, STRENGTH, Options, Size
 
 if TYPE_CHECKING:
     from dit_lens.datasets.scenes import Scenes
@@ -77,17 +77,51 @@ class PatchStudy(Study):
 
 
 @dataclass(frozen=True)
-class EncoderStudy(Study):
-    """Options of the questions that compare a model's states with other encoders, on physics and on other labels."""
+class ProbeStudy(Study):
+    """Options of the questions that probe a model's states and score the probe's logits: what it reads, and how."""
 
     READOUTS: ClassVar[tuple[str, ...]] = ("blocks", "interaction")
+
+    pooling: Literal["frames", "tokens", "moments"] = "frames"
+    """Means over the tokens of each latent frame (concatenated), one mean over all tokens, or mean and SD by frame."""
+    joined_blocks: int = 1
+    """Number of consecutive blocks whose states a probe reads side by side, as one cell named by the last of them."""
+    strengths: tuple[float, ...] = (STRENGTH,)
+    """Inverse penalties of the probe (C); among several, grouped cross-validation chooses, together with the cell."""
+
+    def check(self) -> None:
+        """Checks options as for every study.
+
+        Raises:
+            ValueError: see `Study.check`; strengths that are not positive, or no block to read.
+        """
+        super().check()
+        if self.joined_blocks < 1 or not self.strengths or min(self.strengths) <= 0:
+            raise ValueError(
+                f"got --joined-blocks {self.joined_blocks} --strengths {' '.join(map(str, self.strengths))} · expected"
+                " 1 or more blocks, and one or more positive strengths"
+            )
+
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """How probes are fitted and their cell is chosen: options of `probing.fit`."""
+        return {"rule": self.cell_rule, "strengths": self.strengths}
+
+    @property
+    def pooling_of_frames(self) -> Literal["frames", "tokens"]:
+        """The pooling of encoders of frames, which have no moments by frame: means by frame (or tubelet) instead."""
+        return "tokens" if self.pooling == "tokens" else "frames"
+
+
+@dataclass(frozen=True)
+class EncoderStudy(ProbeStudy):
+    """Options of the questions that compare a model's states with other encoders, on physics and on other labels."""
+
     DEMO: ClassVar[Mapping[str, Any]] = {"sampler_steps": 10, "read_at": (4, 6, 7), "train": 110, "test": 66}
     ALSO: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())  # for the bundled models on miniphys; and else
 
     also: tuple[Literal["inversion", "noising", "continuation"], ...] | None = None
     """Further paths on which the model in question is read; control models and altered clips use --path only."""
-    pooling: Literal["frames", "tokens"] = "frames"
-    """frames: the mean of each frame (or tubelet), concatenated; tokens: one mean over all tokens."""
     tinted: int = 33
     """Maximum number of training scenes, and of test scenes, that are also read with a tint."""
 
