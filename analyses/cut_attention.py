@@ -47,7 +47,7 @@ from dit_lens.capture import alike, begins_alike, encode, evaluations, given_fra
 from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
 from dit_lens.studies import outcome
-from dit_lens.studies.ablations import by_role, check_points
+from dit_lens.studies.ablations import check_points
 from dit_lens.studies.readers import Reader, reader_of
 
 
@@ -89,7 +89,7 @@ def cut(reader: Reader, scenes: Sequence[Scene], batch_size: int) -> xr.Dataset:
             for by_head in (True, False)
         )
         table = xr.Dataset({"logit": heads.before, "effect": heads.effect, "whole": blocks.effect})
-        parts.append(by_role(table, batch))
+        parts.append(outcome.by_role(table, batch))
     result: xr.Dataset = xr.concat(parts, "scene", join="outer", coords="minimal", compat="override")
     return result.sel(cut=[name for name in CUTS if name in result.cut.values])
 

@@ -57,7 +57,8 @@ def standard_error(
     of_clip = np.unique(groups, return_inverse=True)[1]
     by_clip = ((outputs > 0) == (targets > 0)) if model == "logistic" else (outputs - targets) ** 2
     weight = np.ones(targets.shape) if model == "logistic" else (targets - targets.mean(0)) ** 2
-    parts = [np.zeros((of_clip.max() + 1, *x.shape[:-2], x.shape[-1])) for x in (by_clip, weight)]
+    scenes, outcomes = int(of_clip.max()) + 1, targets.shape[1]
+    parts = [np.zeros((scenes, *x.shape[:-2], outcomes)) for x in (by_clip, weight)]
     for part, values in zip(parts, (by_clip, weight), strict=True):
         np.add.at(part, of_clip, np.moveaxis(values, -2, 0))
     over, under = parts
