@@ -35,11 +35,11 @@ RIGHT, HALF = [1.0, 1, -1, -1], [1.0, -1, 1, -1]
 
 def test_draws_are_averaged_within_test_scenes_by_hand() -> None:
     """With 5 scenes one draw of two is right, with 10 both: one observation per test scene, not one per draw."""
-    few, many = [[RIGHT] * 12, [HALF] * 12], [[RIGHT] * 12] * 2
-    result = curves(m=[few, many], null=[[[HALF] * 12] * 2] * 2)
+    few, many = [[RIGHT] * 60, [HALF] * 60], [[RIGHT] * 60] * 2
+    result = curves(m=[few, many], null=[[[HALF] * 60] * 2] * 2)
     measured = scores(result)
     row = measured.sel(model="m", readout="interaction", size=5)
-    assert (float(row.accuracy), int(row.groups), int(row.clips)) == (0.75, 12, 96)
+    assert (float(row.accuracy), int(row.groups), int(row.clips)) == (0.75, 60, 480)
     assert float(row.relative) == (1 + 0.5) / 2
     # Squares of the label 4 and 0, of the first half 0 and 4.
     assert float(row.label_share) == 4 / 8
