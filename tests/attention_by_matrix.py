@@ -78,8 +78,8 @@ def of_video(matrix: Matrix, grid: TokenGrid) -> dict[str, float]:
     even = np.array([[near[row, j] for j in keys] for row in range(len(queries))])
     shares = [(even & own).sum(1).mean() / matrix.shape[1], (even & ~own).sum(1).mean() / matrix.shape[1]]
     found |= {"first_frame": float(first), "sink": float(first - np.mean(others))}
-    found |= {"diagonal": (mass(near & own) - shares[0]) / (1 - shares[0])}
-    found |= {"multi_diagonal": (mass(near & ~own) - shares[1]) / (1 - shares[1])}
+    for name, chosen, share in (("diagonal", near & own, shares[0]), ("multi_diagonal", near & ~own, shares[1])):
+        found[name] = (mass(chosen) - share) / (1 - share) if share < 1 else np.nan
     return found
 
 

@@ -6,7 +6,7 @@ All are exact and need no pattern; see `heads` for how.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from jaxtyping import Float
@@ -105,32 +105,34 @@ def mean(by_query: Float[Tensor, "h n"], heads: Heads) -> Float[Tensor, " h"]:
     return (by_query * valid).sum(-1) / valid.sum(-1)
 
 
-def near_masses(heads: Heads, weights: Tensor | None = None) -> tuple[Float[Tensor, "h n f"], Float[Tensor, "h n f"]]:
+Near = tuple[Float[Tensor, "h n f"], Float[Tensor, "h n f"]]
+
+
+def near_masses(heads: Heads, *factors: Float[Tensor, "h m"]) -> list[Near]:
     """Mass of each video query on the query's place in every frame, and on it with its 8 neighbours.
 
     Only these n · F · 9 logits are computed; A_ij = exp(s_ij - L_i) with the row's logsumexp L_i.
 
     Args:
-        weights: (h, m), a factor of each key's mass.
+        factors: of each key's mass, for more such pairs: one for each factor, after that of the plain mass.
     """
-    grid, total = heads.grid, heads.logsumexp
-    _, row, column = (x.to(heads.q.device) for x in axis_places(grid))
-    tokens = torch.arange(grid.tokens, device=heads.q.device)
-    same = near = heads.q.new_zeros(len(heads.q), grid.tokens, grid.frames)
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
-            y, x = row + down, column + right
-            inside = (y >= 0) & (y < grid.rows) & (x >= 0) & (x < grid.columns)
-            place = y.clamp(0, grid.rows - 1) * grid.columns + x.clamp(0, grid.columns - 1)
-            masses = []
-            for key_frame in range(grid.frames):
-                keys = key_frame * grid.rows * grid.columns + place
-                mass = (heads.logits(tokens, keys) - total).exp() * inside
-                masses.append(mass if weights is None else mass * weights[:, keys])
-            added = torch.stack(masses, -1)
-            near = near + added
-            same = added if down == right == 0 else same
-    return same, near
+    grid, total, device = heads.grid, heads.logsumexp, heads.q.device
+    _, row, column = (x.to(device) for x in axis_places(grid))
+    tokens, size = torch.arange(grid.tokens, device=device), grid.rows * grid.columns
+    shape = (1 + len(factors), len(heads.q), grid.tokens, grid.frames)
+    same, near = heads.q.new_zeros(2, *shape)
+    for down, right in product((-1, 0, 1), repeat=2):
+        y, x = row + down, column + right
+        inside = (y >= 0) & (y < grid.rows) & (x >= 0) & (x < grid.columns)
+        place = y.clamp(0, grid.rows - 1) * grid.columns + x.clamp(0, grid.columns - 1)
+        for frame in range(grid.frames):
+            keys = frame * size + place
+            mass = (heads.logits(tokens, keys) - total).exp() * inside
+            for i, part in enumerate((mass, *(mass * factor[:, keys] for factor in factors))):
+                near[i, ..., frame] += part
+                if down == right == 0:
+                    same[i, ..., frame] = part
+    return list(zip(same, near, strict=True))
 
 
 def other_frames(by_query: Float[Tensor, "h n f"], heads: Heads) -> Float[Tensor, " h"]:

@@ -25,7 +25,6 @@ The gate of a write multiplies all keys of a row alike and cancels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +35,7 @@ from dit_lens.attention.bands import SPATIAL, TEMPORAL, band_errors
 from dit_lens.attention.heads import MASKED, VIDEO, Heads
 from dit_lens.attention.masses import (
     AxisMasses,
+    Near,
     axis_columns,
     axis_places,
     mean,
@@ -79,17 +79,18 @@ def numbers(heads: Heads, asked: Numbers) -> tuple[ByNumber, ByNumber]:
     plain = {"entropy": _entropy(heads, keys), "stripe": stripe(heads)}
     if not video:
         return plain | ({"text": mean(masses[..., 0], heads)} if heads.video_keys and heads.text_keys else {}), {}
-    plain |= _of_video(heads, masses, near_masses(heads))
+    near, *near_weighted = near_masses(heads, *([heads.value_norms] if weighted else []))
+    plain |= _of_video(heads, masses, near)
     if asked.samples:
         plain |= _bands(heads, asked)
     if not weighted:
         return plain, {}
     whole = lengths[1].clamp_min(torch.finfo(masses.dtype).tiny)
-    near = (mass / whole for mass in near_masses(heads, heads.value_norms))
-    return plain, _of_video(heads, lengths[0] / whole, tuple(near))
+    same, around = near_weighted[0]
+    return plain, _of_video(heads, lengths[0] / whole, (same / whole, around / whole))
 
 
-def _of_video(heads: Heads, masses: Float[Tensor, "h n c"], near: Sequence[Float[Tensor, "h n f"]]) -> ByNumber:
+def _of_video(heads: Heads, masses: Float[Tensor, "h n c"], near: Near) -> ByNumber:
     """The numbers that are masses, or distances of them."""
     by_axis, (same, around) = AxisMasses.of(masses, heads), near
     first, sink = by_axis.first_frame()
@@ -105,9 +106,14 @@ def _of_video(heads: Heads, masses: Float[Tensor, "h n c"], near: Sequence[Float
         "first_frame": first,
         "sink": sink,
         "text": text,
-        "diagonal": (own_frame(around, heads) - own) / (1 - own),
-        "multi_diagonal": (other_frames(around, heads) - others) / (1 - others),
+        "diagonal": _beyond(own_frame(around, heads), own),
+        "multi_diagonal": _beyond(other_frames(around, heads), others),
     }
+
+
+def _beyond(mass: Float[Tensor, " h"], share: float) -> Float[Tensor, " h"]:
+    """A mass beyond its share of even attention: 0 is even, 1 all; NaN where the share is all."""
+    return (mass - share) / (1 - share if share < 1 else torch.nan)
 
 
 def _even_shares(heads: Heads) -> tuple[float, float]:
