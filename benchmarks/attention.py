@@ -69,7 +69,7 @@ def subject(tokens: int, width: int) -> Heads:
 def ways(config: Config, tokens: int) -> Mapping[str, Callable[[Heads], object]]:
     """The ways by name; a `Heads` remembers what it computed, so that each call needs a fresh one."""
     found: dict[str, Callable[[Heads], object]] = {
-        ATTENTION: lambda heads: scaled_dot_product_attention(*(x[None] for x in (heads.q, heads.k, heads.v))),
+        ATTENTION: lambda heads: scaled_dot_product_attention(heads.q[None], heads.k[None], heads.v[None]),
         "frames": attention.frames(),
         "numbers": lambda heads: numbers(heads, Numbers()),
         "numbers, plain": lambda heads: numbers(heads, Numbers(weighted=False, samples=0)),

@@ -12,6 +12,8 @@ mark groups of keys (see `heads` for the derivations); rows of the pattern are c
     words = dl.attention.words(dl.attention.words_of(lens, "a red ball"))
     dl.attention.maps(lens, traj, words, at=20, layer="cross_attn")  # (..., word, frame, row, column)
 
+`temperature`, `even`, `cut` and `rotary` edit attention without the matrix, as hooks or interventions.
+
 It works on self-, cross- and joint attention of every family, with its masks and padded rows as they are. Attention
 over other keys with a softmax of its own (image tokens in Wan) is a layer of its own: layer="cross_attn.img". Hooks
 that are active act, except on the pattern itself, which is not computed.
@@ -24,11 +26,13 @@ from typing import Any
 import torch
 import xarray as xr
 
+from dit_lens.attention.changes import cut, even, temperature
 from dit_lens.attention.heads import Heads
 from dit_lens.attention.looking import Where, dataset
 from dit_lens.attention.maps import Map, frames, from_tokens, regions, to_tokens, top_keys, words
 from dit_lens.attention.numbers import ByNumber, Numbers, numbers
 from dit_lens.attention.objects import Objects, object_numbers
+from dit_lens.attention.rotary import rotary
 from dit_lens.attention.vocabulary import words_of
 from dit_lens.lens import At, DiTLens
 from dit_lens.lens.requests import place_of
@@ -36,8 +40,8 @@ from dit_lens.reductions import Named
 from dit_lens.running import Evaluation
 from dit_lens.trajectory import Trajectory
 
-__all__ = ["Map", "Numbers", "Objects", "Where", "atlas", "frames", "from_tokens", "maps", "regions", "to_tokens",
-           "top_keys", "words", "words_of"]  # fmt: skip
+__all__ = ["Map", "Numbers", "Objects", "Where", "atlas", "cut", "even", "frames", "from_tokens", "maps", "regions",
+           "rotary", "temperature", "to_tokens", "top_keys", "words", "words_of"]  # fmt: skip
 BY_TIME = "object", "object_even"
 
 

@@ -48,9 +48,9 @@ def regions(queries: Mapping[str, Tokens], keys: Mapping[str, Tokens] | None = N
     chosen, of_keys = _named(queries, "queries"), _named(queries if keys is None else keys, "keys")
 
     def look(heads: Heads) -> Mapping[str, Named]:
-        columns = torch.stack([_keys(heads, part) for part in of_keys.values()], -1).to(heads.k)
+        columns = torch.stack([keys_of(heads, part) for part in of_keys.values()], -1).to(heads.k)
         masses, _ = heads.mixed(columns[None])
-        rows = [_mean_of(masses, _queries(heads, part), heads) for part in chosen.values()]
+        rows = [_mean_of(masses, queries_of(heads, part), heads) for part in chosen.values()]
         labels = {"region": tuple(chosen), "key_region": tuple(of_keys)}
         return {"mass": Named(torch.stack(rows, 1), ("head", "region", "key_region"), labels)}
 
@@ -66,7 +66,7 @@ def from_tokens(tokens: Tokens) -> Map:
 
     def look(heads: Heads) -> Mapping[str, Named]:
         check_video(heads, "keys on the grid", queries=False)
-        chosen = _queries(heads, tokens)
+        chosen = queries_of(heads, tokens)
         rows = [pattern.sum(1) for _, pattern in heads.rows(chosen.nonzero().flatten())]
         count = (heads.valid & chosen).sum(-1)
         total = torch.stack(rows).sum(0) / count[:, None]
@@ -84,7 +84,7 @@ def to_tokens(tokens: Tokens) -> Map:
 
     def look(heads: Heads) -> Mapping[str, Named]:
         check_video(heads, "queries on the grid", keys=False)
-        masses, _ = heads.mixed(_keys(heads, tokens).to(heads.k)[None, :, None])
+        masses, _ = heads.mixed(keys_of(heads, tokens).to(heads.k)[None, :, None])
         return {"mass": _on_grid(masses[..., 0], heads)}
 
     return look
@@ -133,7 +133,7 @@ def top_keys(count: int = 8, tokens: Tokens | None = None) -> Map:
     def look(heads: Heads) -> Mapping[str, Named]:
         chosen = torch.arange(heads.q.shape[1], device=heads.q.device)
         if tokens is not None:
-            chosen = _queries(heads, tokens).nonzero().flatten()
+            chosen = queries_of(heads, tokens).nonzero().flatten()
         most = [pattern.topk(min(count, pattern.shape[-1])) for _, pattern in heads.rows(chosen)]
         axes, labels = ("head", "query", "rank"), {"query": tuple(chosen.tolist())}
         masses, keys = (torch.cat(parts, 1) for parts in zip(*most, strict=True))
@@ -172,7 +172,7 @@ def _named(parts: Any, what: str) -> dict[str, Tokens]:
     return {str(name): part for name, part in parts.items()}
 
 
-def _queries(heads: Heads, part: Tokens) -> Tensor:
+def queries_of(heads: Heads, part: Tokens) -> Tensor:
     """Truth values over the queries.
 
     Raises:
@@ -184,7 +184,7 @@ def _queries(heads: Heads, part: Tokens) -> Tensor:
     return chosen
 
 
-def _keys(heads: Heads, part: Tokens) -> Tensor:
+def keys_of(heads: Heads, part: Tokens) -> Tensor:
     """Truth values over the keys; those over video alone do not choose text."""
     size, chosen = heads.k.shape[1], torch.zeros(heads.k.shape[1], dtype=torch.bool, device=heads.k.device)
     if isinstance(part, str):
