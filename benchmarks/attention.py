@@ -26,8 +26,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.measuring import in_own_process, peak_memory, times
 from dit_lens import attention
+from dit_lens.attention.head_numbers import Numbers, numbers
 from dit_lens.attention.heads import Heads
-from dit_lens.attention.numbers import Numbers, numbers
 from dit_lens.axes import TokenGrid
 
 FRAMES, STREAM = 8, 1536

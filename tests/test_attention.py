@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dit_lens import DiTLens, attention, laws
 from dit_lens.attention import heads as heads_module
 from dit_lens.attention.bands import band_errors
+from dit_lens.attention.head_numbers import Numbers, key_masses, numbers
 from dit_lens.attention.heads import Heads
 from dit_lens.attention.looking import PATTERN, projections
-from dit_lens.attention.numbers import Numbers, key_masses, numbers
 from dit_lens.attention.objects import object_numbers
 from dit_lens.axes import TokenGrid
 from dit_lens.hook_points import QKV, Hook

@@ -27,12 +27,12 @@ import torch
 import xarray as xr
 
 from dit_lens.attention.changes import cut, even, temperature
+from dit_lens.attention.head_numbers import ByNumber, Numbers, numbers
 from dit_lens.attention.heads import Heads
 from dit_lens.attention.looking import Where, dataset
-from dit_lens.attention.maps import Map, frames, from_tokens, regions, to_tokens, top_keys, words
-from dit_lens.attention.numbers import ByNumber, Numbers, numbers
+from dit_lens.attention.map_kinds import Map, frames, from_tokens, regions, to_tokens, top_keys, words
 from dit_lens.attention.objects import Objects, object_numbers
-from dit_lens.attention.rotary import rotary
+from dit_lens.attention.positions import rotary
 from dit_lens.attention.vocabulary import words_of
 from dit_lens.lens import At, DiTLens
 from dit_lens.lens.requests import place_of
@@ -84,7 +84,7 @@ def atlas(
     objects: Objects | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """The numbers of every head, from one evaluation for each step (see `attention.numbers` for their meaning).
+    """The numbers of every head, from one evaluation for each step (see `attention.head_numbers` for their meaning).
 
     Args:
         path, at, where, **options: as for `maps`.

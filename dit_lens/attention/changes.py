@@ -26,7 +26,7 @@ from dit_lens import edits
 from dit_lens.arguments import integer, integers, number
 from dit_lens.attention.heads import Heads
 from dit_lens.attention.looking import PATTERN, check_rows, heads_of
-from dit_lens.attention.maps import Tokens, keys_of, queries_of
+from dit_lens.attention.map_kinds import Tokens, keys_of, queries_of
 from dit_lens.axes import Region
 from dit_lens.hook_points import QKV, Hook, HookFunction
 from dit_lens.lens import DiTLens
