@@ -87,15 +87,16 @@ def from_matrix(heads: Heads) -> torch.Tensor:
     return pattern.unflatten(-1, (FRAMES, -1)).sum(-1).unflatten(1, (FRAMES, -1)).mean(2)
 
 
-def run(config: Config) -> str:
-    """The table."""
+def run(config: Config) -> None:
+    """Prints the table, line by line."""
     torch.set_num_threads(config.threads)
     if config.memory_of:
         size, way = config.memory_of.split("/")
         heads = subject(int(size), config.width)
         peak, above = peak_memory(lambda: ways(config, int(size))[way](heads))
-        return f"{peak} {above}"
-    lines = [f"{'tokens':>7}  {'way':<15}{'CPU s':>8}{'x attention':>13}{'MiB above':>11}{'of 4 n² bytes':>15}"]
+        print(peak, above)
+        return
+    print(f"{'tokens':>7}  {'way':<15}{'CPU s':>8}{'x attention':>13}{'MiB above':>11}{'of 4 n² bytes':>15}")
     for tokens in config.sizes:
         heads = subject(tokens, config.width)
         called = {name: partial(_afresh, way, heads) for name, way in ways(config, tokens).items()}
@@ -105,9 +106,8 @@ def run(config: Config) -> str:
             ratio = statistics.median(a[1] / b[1] for a, b in zip(rounds, spent[ATTENTION], strict=True))
             _, above = in_own_process("benchmarks.attention", config, f"{tokens}/{name}")
             share = above * 2**20 / (4 * tokens**2)
-            lines.append(f"{tokens:>7}  {name:<15}{seconds:>8.2f}{ratio:>13.2f}{above:>11.1f}{share:>15.1%}")
-    return "\n".join(lines)
+            print(f"{tokens:>7}  {name:<15}{seconds:>8.2f}{ratio:>13.2f}{above:>11.1f}{share:>15.1%}", flush=True)
 
 
 if __name__ == "__main__":
-    print(run(tyro.cli(Config)))
+    run(tyro.cli(Config))
