@@ -6,7 +6,7 @@ from the next best, and says which heads matter.
 Method: of every head, on every test clip, at one noise level: how spread its attention is, how far it reaches in time
 and space, its mass on the same place in other frames, on the first frame and on text, diagonal, multi-diagonal and
 stripe scores, and the output that is lost under Sparse VideoGen's two bands of keys (all are defined in
-`dit_lens.attention.head_numbers`); the matrix is never computed. Beside them a causal number: how far zeroing the head's
+`dit_lens.attention.head_numbers`); the matrix is never computed. Beside them a causal number: how far zeroing a head's
 z moves the label effect of a frozen probe's logit (possible minus impossible clips), in probe SDs. A head is called
 diagonal, multi-diagonal or stripe only if that score leads the next by the margin in the mean over scenes, and surely
 (95% interval); else mixed.
