@@ -302,6 +302,7 @@ def test_wrong_requests_say_what_to_do(lens: DiTLens, evaluation: Evaluation) ->
     cases: Mapping[str, Any] = {
         "expected of": lambda: attention.maps(lens, evaluation, attention.frames(), layer="cross_attn"),
         "no hook point": lambda: attention.atlas(lens, evaluation, layer="crossattn"),
+        "got block 9 on an axis of 3": lambda: attention.atlas(lens, evaluation, blocks=[0, 9]),
         "on an axis of 2": lambda: attention.atlas(lens, evaluation, heads=[5]),
         "expected 32 truth values": lambda: attention.maps(
             lens, evaluation, attention.from_tokens(torch.ones(3, dtype=torch.bool))

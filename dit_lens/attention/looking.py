@@ -15,7 +15,7 @@ import xarray as xr
 from einops import rearrange
 from torch import Tensor
 
-from dit_lens.arguments import integers, places
+from dit_lens.arguments import places
 from dit_lens.attention.heads import WIDEST, Heads
 from dit_lens.axes import TokenGrid
 from dit_lens.cache import Anatomy
@@ -51,13 +51,14 @@ class Where:
 
         Raises:
             KeyError: the model has no such attention in a block that is asked for, or in any; says why.
+            ValueError: it has no such block.
         """
-        asked = range(lens.blocks) if self.blocks is None else integers(self.blocks, "blocks")
-        names = {block: f"blocks.{block % lens.blocks}.{self.layer}{PATTERN}" for block in asked}
+        asked = places(slice(None) if self.blocks is None else self.blocks, lens.blocks, "block")
+        names = {block: f"blocks.{block}.{self.layer}{PATTERN}" for block in asked}
         present = {block: name for block, name in names.items() if name in lens.table.points}
         if self.blocks is not None or not present:  # text of Mochi's last block is not mixed: the others are
             lens.table.select(list(names.values()), lens.name)
-        return {block % lens.blocks: name for block, name in present.items()}
+        return present
 
 
 def dataset(lens: DiTLens, path: Any, at: At, inputs: Mapping[str, Any], where: Where, look: Look) -> xr.Dataset:
