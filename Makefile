@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := HF_HUB_OFFLINE=1 $(BIN)/python
 FIGURES := patch_heads patch_residual patch_mlp patch_attention patch_paths ablate_heads ablate_blocks \
 	cut_attention compare_methods attribute_writes attribute_heads attribute_latents attribute_pixels steer know_and_show \
-	compare_encoders probe_blocks probe_controls reproduce_invisible_hand probe_state probe_attention surprise \
+	compare_encoders probe_blocks probe_controls reproduce_invisible_hand probe_state probe_attention map_attention surprise \
 	decode_states follow_training invert_clips forcing learning_curve
 WEIGHTS := dit_lens/toy/weights
 

@@ -10,6 +10,7 @@ floor  what is there
 9      patching, ablation: named questions over interventions; circuits: from part to part, and what suffices;
        attribution: integrated gradients; toy.behaviour: what continuations show; toy.truth: states of objects
 8      interventions: edits -> effects, exact and without running anything twice; screening by gradients;
+       attention: what heads look at, without the matrix of weights;
        capture: activations of many clips, in memory or in a store; baselines: what else a probe may read;
        steering: pushes along a direction
 7      lens: DiTLens (load, invert, sample, run_with_cache, hooks, generate, trace);
@@ -44,6 +45,7 @@ from dit_lens.choices import nearest
 if TYPE_CHECKING:
     from dit_lens import (
         ablation,
+        attention,
         attribution,
         baselines,
         capture,
@@ -106,6 +108,7 @@ __all__ = [
     "Study",
     "Trajectory",
     "ablation",
+    "attention",
     "attribution",
     "baselines",
     "capture",

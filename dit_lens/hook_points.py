@@ -7,7 +7,7 @@ is written at the last site; earlier ones are only read, to compute the value (a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -42,6 +42,38 @@ class Site:
         return f"{self.path or 'the transformer'}: {self.port} {self.label}".rstrip()
 
 
+@dataclass(frozen=True, eq=False)
+class QKV:
+    """What an attention mixes: softmax(q kᵀ / sqrt(e) + mask) v = z.
+
+    Attributes:
+        q: (b, queries, k, e), as the attention function takes them: after norm and rotary.
+        k, v: (b, keys, k, e); in joint attention video keys come before text keys.
+        mask: boolean (True is attended to) or additive, of four axes that broadcast to (b, k, queries, keys); or None.
+        z: (b, queries, k, e), before any gate of the heads.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    z: Tensor
+
+    def of_queries(self, chosen: slice) -> QKV:
+        """The same for some of the queries."""
+        mask = self.mask
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, chosen]
+        return replace(self, q=self.q[:, chosen], z=self.z[:, chosen], mask=mask)
+
+    def with_keys_rolled(self, shift: int) -> QKV:
+        """The same with keys in another order, rolled as by `Tensor.roll`."""
+        mask = self.mask
+        if mask is not None and mask.shape[3] > 1:
+            mask = mask.roll(shift, 3)
+        return replace(self, k=self.k.roll(shift, 1), v=self.v.roll(shift, 1), mask=mask)
+
+
 @dataclass(frozen=True)
 class HookPoint:
     """A named activation.
@@ -53,14 +85,26 @@ class HookPoint:
         read: the values at `sites` -> the activation.
         write: (new, old, values at `sites`) -> the new value of the last site; None for a read-only point.
         on_demand: large and derived (a pattern, results by head); only a filter that contains its last part matches.
+        qkv: of a pattern: the values at `sites` -> what it is made of, which is small.
     """
 
     name: str
     axes: str
     sites: tuple[Site, ...]
-    read: Callable[..., Tensor]
+    read: Callable[..., Any]
     write: Callable[..., Any] | None
     on_demand: bool = False
+    qkv: Callable[..., QKV] | None = None
+
+    def without_pattern(self) -> HookPoint:
+        """Of a pattern: the point that reads what the pattern is made of in its place.
+
+        Raises:
+            TypeError: the point is no pattern.
+        """
+        if self.qkv is None:
+            raise TypeError(f"got {self.name} · expected a pattern, such as blocks.0.attn.hook_pattern")
+        return replace(self, read=self.qkv, write=None)
 
     def matches(self, pattern: str) -> bool:
         """Whether a glob matches this point.

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from dit_lens.hook_points import HookPoint, Site, Table
 
-Visit = Callable[[HookPoint, Tensor], Tensor]
+Visit = Callable[[HookPoint, Any], Any]
 MIXING = ("dispatch_attention_fn", "F_scaled_dot_product_attention")
 
 

@@ -25,7 +25,7 @@ FLOORS = {
     "laws": 5, "inversion": 5, "measures": 5,
     "fidelity": 6, "continuation": 6,
     "lens": 7, "toy.training": 7,
-    "interventions": 8, "capture": 8, "baselines": 8, "steering": 8,
+    "interventions": 8, "attention": 8, "capture": 8, "baselines": 8, "steering": 8,
     "patching": 9, "ablation": 9, "attribution": 9, "toy.behaviour": 9,
     "circuits": 9, "toy.truth": 9,
     "studies": 10, "toy.views": 9, "toy.view_probes": 10, "__main__": 11,

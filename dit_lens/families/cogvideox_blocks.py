@@ -25,7 +25,7 @@ from dit_lens.families.parts import (
     section,
     split_heads,
 )
-from dit_lens.hook_points import HookPoint, Site
+from dit_lens.hook_points import QKV, HookPoint, Site
 
 ABSENT = {
     "blocks.*cross_attn*": "text is read by joint attention: see attn and text.*",
@@ -195,9 +195,14 @@ def _video_keys_first(pattern: HookPoint, axes: str) -> HookPoint:
         assert pattern.write is not None
         return pattern.write(new.roll(text, -1), old.roll(text, -1), inputs, *values)
 
+    def qkv(inputs: tuple, *values: Any) -> QKV:
+        assert pattern.qkv is not None
+        return pattern.qkv(inputs, *values).with_keys_rolled(-text_tokens(inputs))
+
     return replace(
         pattern,
         axes=axes,
         read=lambda inputs, *values: pattern.read(inputs, *values).roll(-text_tokens(inputs), -1),
         write=write,
+        qkv=qkv,
     )

@@ -15,7 +15,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dit_lens.hook_points import HookPoint, Site
+from dit_lens.hook_points import QKV, HookPoint, Site
 
 Operands = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]
 
@@ -138,6 +138,10 @@ def among(whole: HookPoint, source: Site, of: Callable[[Any], slice], letter: st
         assert whole.write is not None
         return whole.write(after, before, *values)
 
+    def qkv(source_value: Any, *values: Any) -> QKV:
+        assert whole.qkv is not None
+        return whole.qkv(*values).of_queries(of(source_value))
+
     axes = whole.axes.split()
     axes[axis] = letter
     return replace(
@@ -146,6 +150,7 @@ def among(whole: HookPoint, source: Site, of: Callable[[Any], slice], letter: st
         sites=(source, *whole.sites),
         read=lambda source_value, *values: whole.read(*values)[index(source_value)],
         write=write if whole.write else None,
+        qkv=qkv if whole.qkv else None,
     )
 
 
@@ -267,7 +272,11 @@ def mixing(name: str, axes: str, sites: Sequence[Site], operands: Operands, z: P
         change = einsum(new - old, v, "b k n m, b m k e -> b n k e")
         return z.put((upcast(mixed) + change).type_as(mixed), values[-1])
 
-    return HookPoint(name, axes, tuple(sites), read, write, on_demand=True)
+    def qkv(*values: Any) -> QKV:
+        q, k, v, mask = operands(*values[:-1])
+        return QKV(q, k, v, of_four_axes(mask), z.get(values[-1]))
+
+    return HookPoint(name, axes, tuple(sites), read, write, on_demand=True, qkv=qkv)
 
 
 def mixing_law(spelled: HookPoint, operands: Operands, z: Part = WHOLE) -> HookPoint:
@@ -295,11 +304,19 @@ def result_law(name: str, z: Site, out: Site, projection: nn.Linear, heads: int)
 
 def masked(logits: Float[Tensor, "b k n m"], mask: Tensor | None) -> Float[Tensor, "b k n m"]:
     """Logits under a boolean or additive attention mask, broadcast as in `scaled_dot_product_attention`."""
+    mask = of_four_axes(mask)
     if mask is None:
         return logits
-    if mask.ndim == 2:
-        mask = mask[:, None, None, :]
     return logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + upcast(mask)
+
+
+def of_four_axes(mask: Tensor | None) -> Tensor | None:
+    """A mask with axes for clips, heads, queries and keys; of two axes, they are those of clips and keys."""
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        return mask[:, None, None, :]
+    return mask[(None,) * (4 - mask.ndim)]
 
 
 def attended(logits: Float[Tensor, "b k n m"]) -> Float[Tensor, "b k n m"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from dit_lens.arguments import triple
 from dit_lens.axes import Region
-from dit_lens.hook_points import Hook, NamesFilter
+from dit_lens.hook_points import QKV, Hook, NamesFilter
 from dit_lens.models.loading import floating
 from dit_lens.models.placing import check_device
 from dit_lens.tracing import Prefix
 
 Reduce = Callable[[Tensor], Tensor] | Callable[[Tensor, Hook], Tensor]
+Look = Callable[[QKV, Hook], None]
 SHARED = ("padding_mask", "image_rotary_emb")  # no axis of clips, or one of size 1 for any number of them
 
 
@@ -54,12 +55,15 @@ class Request:
         reduce: (tensor) or (tensor, hook) -> tensor, applied to each kept activation where it is made.
         stop_at: a hook point behind which nothing is run; there is no velocity then.
         prefix: blocks that are skipped, and the stream that leaves them.
+        attention: by the name of a pattern, a function that is called with what the pattern is made of; the pattern
+            itself is not computed.
     """
 
     names: NamesFilter = ()
     reduce: Reduce | None = None
     stop_at: str | None = None
     prefix: Prefix | None = None
+    attention: Mapping[str, Look] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.stop_at is not None and not isinstance(self.stop_at, str):

@@ -17,7 +17,7 @@ from dit_lens.axes import TokenGrid
 from dit_lens.conditioning import Conditioning
 from dit_lens.families.family import Family
 from dit_lens.families.fingerprint import fingerprint
-from dit_lens.hook_points import Hook, HookFunction, HookPoint, NamesFilter
+from dit_lens.hook_points import QKV, Hook, HookFunction, HookPoint, NamesFilter
 from dit_lens.models.placing import Residency
 from dit_lens.running.active import ActiveHooks, Functions, Where, called
 from dit_lens.running.calls import intercepted, refuse_others
@@ -227,14 +227,18 @@ class HookedTransformer:
         self.residency.bring(self.transformer)
         keep = {point.name for point in self.table.select(request.names, self.name)}
         points = self._points({*keep, *functions, request.stop_at or VELOCITY}, evaluation, request)
+        points = [*self._without_patterns(evaluation, request, {*keep, *functions}), *points]
         grid, kept, stop = self.grid(evaluation), {}, request.stop_at is not None
         reduced = reduction(request.reduce)
         velocity: Tensor | None = None
 
-        def visit(point: HookPoint, value: Tensor) -> Tensor:
+        def visit(point: HookPoint, value: Any) -> Any:
             nonlocal velocity
             where = evaluation.step, evaluation.sigma, evaluation.branch, evaluation.expert
             hook = Hook(point.name, point.axes, grid, *where)
+            if isinstance(value, QKV):
+                request.attention[point.name](value, hook)
+                return value
             for function in functions.get(point.name, ()):
                 value = called(function, value, hook, point)
             if point.name in keep:
@@ -257,6 +261,22 @@ class HookedTransformer:
                 " · expected it after all hooks and kept points"
             )
         return points
+
+    def _without_patterns(self, evaluation: Evaluation, request: Request, wanted: set[str]) -> list[HookPoint]:
+        """The points that read what patterns are made of.
+
+        Raises:
+            ValueError: the pattern itself is hooked or kept too: an edit of it is not in what it is made of.
+        """
+        if both := sorted(wanted & request.attention.keys()):
+            raise ValueError(
+                f"got {both[0]} hooked or kept while attention is measured from its queries and keys · expected one of"
+                " them: an edit of the pattern does not show there · edit hook_rot_q or hook_rot_k, or reduce the"
+                " pattern"
+            )
+        points = self.table.select(list(request.attention), self.name) if request.attention else []
+        skips = (self.family.passed_over(self.transformer, evaluation.inputs, point.name) for point in points)
+        return [point.without_pattern() for point, skipped in zip(points, skips, strict=True) if not skipped]
 
 
 def _times(timestep: Any, clips: int, device: torch.device) -> Tensor:
