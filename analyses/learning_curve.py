@@ -1,18 +1,11 @@
 """How many scenes does a probe need to separate possible from impossible clips, and does it learn more from more?
 
+What: log odds of all test clips by model, readout, number of training scenes and draw: learning_curve-*.nc.
 Why: an accuracy that still grows with the training scenes says that the probe is too short of data, not that the states
 lack the label; a control that grows alike says that what the probe learns is in the clips.
-
-Method: probes are fitted on random subsets of the training scenes, each half as large as the next; a smaller subset is
-part of the larger ones of the same draw. Cell (step, block) and penalty are chosen inside each subset, and the probe is
-scored on the same test scenes: accuracy per clip, possible/impossible pairs in order, the relative measure with the
-label's share of the logits' variance, d'. Each test scene counts once, averaged over draws. Readouts: the states, and
-what attention across the break adds to them.
-
+How: probes are fitted on nested random subsets of the training scenes and scored on the same test scenes; cell and
+penalty are chosen inside each subset. Readouts: the states, and what attention across the break adds to them.
 Controls: control models with the same subsets (the null twin, a random initialisation).
-
-Output: learning_curve-*.nc with log odds of all test clips (model, readout, number of scenes, draw).
-
 Cost: about ten minutes of one core with the defaults; --train 3000 --sizes 100 300 1000 3000 takes hours.
 """
 

@@ -1,22 +1,13 @@
 """What does every attention head look at, and is it what the model needs to tell possible from impossible clips?
 
+What: numbers of every head, its class where one score leads, and its causal effect: map_attention-*.nc with `plain`,
+`value_weighted` (scene, role, block, head, number), `effect` and `logit`.
 Why: heads are often named after what they look at. A name is worth something if it holds for other clips, stands out
 from the next best, and says which heads matter.
-
-Method: of every head, on every test clip, at one noise level: how spread its attention is, how far it reaches in time
-and space, its mass on the same place in other frames, on the first frame and on text, diagonal, multi-diagonal and
-stripe scores, and the output that is lost under Sparse VideoGen's two bands of keys (all are defined in
-`dit_lens.attention.head_numbers`); the matrix is never computed. Beside them a causal number: how far zeroing a head's
-z moves the label effect of a frozen probe's logit (possible minus impossible clips), in probe SDs. A head is called
-diagonal, multi-diagonal or stripe only if that score leads the next by the margin in the mean over scenes, and surely
-(95% interval); else mixed.
-
-Controls: control models; ranks of heads in each scene against those of all other scenes; possible against impossible
-clips, with the largest |t| of all heads and numbers when labels are swapped within scenes; ranks of a number against
-those of the causal effect, with the largest |rho| of all numbers when heads are shuffled.
-
-Output: map_attention-*.nc with `plain`, `value_weighted` (scene, role, block, head, number), `effect` and `logit`.
-
+How: spread, reach, and mass on the same place, the first frame and text, on every test clip, without the matrix; beside
+them, how far zeroing a head's z moves the label effect of a frozen probe's logit.
+Controls: control models; ranks of heads from scene to scene; possible against impossible clips under labels swapped
+within scenes; ranks of a number against those of the effect, with heads shuffled.
 Cost: about three minutes of one core with the defaults.
 """
 
