@@ -127,6 +127,8 @@ def test_as_shipped_it_runs_on_miniphys_alone(tmp_path: Path, capsys: pytest.Cap
     assert {("miniphys", "miniphys:unseen"), ("miniphys:unseen", "miniphys")} == set(
         zip(result.train.values, result.test.values, strict=True)
     )
+    model = pick(result, "miniphys", "mini-wan")
+    assert np.isfinite([float(model.relative), float(model.label_share)]).all()  # scenes are crossed
     # Noise of two data sets is not the same noise, whose scenes lie in the same order.
     assert pick(result, "miniphys", "noise").auroc != pick(result, "miniphys:unseen", "noise").auroc
     for data in ("intphys", "inflevel"):

@@ -67,5 +67,5 @@ def on_other_data(train: Features, test: Features) -> dict[str, float]:
 
 
 def _scores(clips: Features, logits: np.ndarray) -> dict[str, float]:
-    scores: Scores = score(logits, clips.labels, clips.groups, scenes=clips.scenes)
+    scores: Scores = score(logits, clips.labels, clips.groups, clips.scenes, clips.crossed_roles)
     return {name: float(getattr(scores, name)) for name in NESTED}
