@@ -8,15 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayActorError, RayTaskError
 
 from dit_lens.engines.engine import Engine
 from dit_lens.engines.pools import Event, Pool, sendable
 
 LOOPBACK = "127.0.0.1"
+# Where it is off, every process of a cluster takes the loopback address; on Linux it is on, whatever `ray.init` gets.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class Worker:
@@ -105,12 +110,28 @@ def connect(engine: Engine, threads: int) -> None:
     if engine.address == "local":
         options |= {"num_cpus": engine.workers * threads, "include_dashboard": False, "_node_ip_address": LOOPBACK}
     try:
-        ray.init(engine.address, **options)
+        with _loopback_only() if engine.address == "local" else nullcontext():
+            ray.init(engine.address, **options)
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
             f"got no Ray cluster at {engine.address} ({str(error).splitlines()[0]}) · expected one · start it with ray"
             " start, or use --address local"
         ) from error
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A context in which a cluster that is started binds to the loopback interface."""
+    before, enabled = os.environ.get(CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for its processes, and for this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if before is None:
+            del os.environ[CLUSTERS]
+        else:
+            os.environ[CLUSTERS] = before
 
 
 def _check_room(threads: int, gpus: bool) -> None:
