@@ -4,7 +4,8 @@ What: the folder --out, which `dit_lens.store.open_store` reads as lazy arrays (
 questions by --store.
 Why: probes, poolings and looks at single clips read the same activations; capturing them is the expensive part.
 How: all clips, labelled or not, go to noise batch by batch along any path, and are reduced in the hook; a batch is a
-shard, renamed when complete. After an interruption the same command continues; two commands share the work.
+shard, renamed when complete. After an interruption the same command continues; two commands share the work, `--engine`
+starts workers, and `--shard` divides the work between the jobs of an array (docs/several_machines.md).
 Controls: `--verify` compares every shard with the sha256 it was written with. Clips that cannot be captured are listed
 in the store's errors; a full disk always stops the run.
 Cost: printed before the work begins; above one hour or 20 GB it needs --yes.
@@ -12,6 +13,7 @@ Cost: printed before the work begins; above one hour or 20 GB it needs --yes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -35,6 +37,8 @@ class Config(Study):
     """auto: deflate where it saves a tenth or more; none: never."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do at a clip that cannot be read, or whose values are not finite."""
+    shard: str = "1/1"
+    """Which part of the batches to capture: I/N is the I-th of N jobs, counted from 1."""
     verify: bool = False
     """Capture nothing; check that the store is complete and every byte unchanged."""
 
@@ -55,6 +59,13 @@ class Config(Study):
                 "got --controls, --train or --fit-on · expected one model and one data set per store · make another"
                 " store for each, in the same folder"
             )
+        if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", self.shard):
+            raise ValueError(f"got --shard {self.shard} · expected I/N, such as 2/8 for the second of eight jobs")
+
+    @property
+    def shared_folder(self) -> str:
+        """The folder that workers capture into."""
+        return self.out
 
 
 CONFIG = asked(Config, __name__)
@@ -64,7 +75,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dit_lens import results
-from dit_lens.capture import CaptureCost, Recipe, Take, fill, survey
+from dit_lens.capture import CaptureCost, Recipe, Share, Take, fill, survey
 from dit_lens.capture.storing import load
 from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
@@ -85,19 +96,19 @@ def run(config: Config) -> str:
     out = Path(config.out)
     if config.verify:
         return summary(out, verify=True)
-    scenes, lens = everything(config), config.lens()
-    plan, estimate = survey(
-        lens, scenes, capture_recipe := recipe(config, lens, scenes), decides(config, config.spec, lens)
-    )
+    share, scenes, lens = Share.parse(config.shard), everything(config), config.lens()
+    capture_recipe = recipe(config, lens, scenes)
+    with config.runs_on.shared_threads():
+        plan, estimate = survey(lens, scenes, capture_recipe, decides(config, config.spec, lens))
     facts = {"dataset": config.spec.name, "split": config.spec.split, "lens": lens.facts()}
     writer = StoreWriter(out, plan, results.provenance(config=options_of(config), **facts))
-    left = estimate.share(len(writer.todo()) / plan.batches)
+    left = estimate.share(len(share.of(writer.todo())) / plan.batches)
     print(
         "\n".join([f"store     {out}", *(f"holds     {variable}" for variable in plan.variables), f"estimate  {left}"])
     )
     check_room(out, left)
     check_agreed(config, left.seconds / 60, left.bytes)
-    fill(lens, scenes, capture_recipe, writer, config.on_error, progress=lens.name)
+    fill(lens, scenes, capture_recipe, writer, config.on_error, lens.name, engine=config.runs_on, share=share)
     return summary(out, partial=True)
 
 

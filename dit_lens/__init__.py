@@ -22,7 +22,7 @@ floor  what is there
        probing: probes, grids, protocols, controls; toy.tracker: objects in frames
 3      families: one file per diffusers architecture; tracing: the only file that imports nnsight; cache:
        activations and their exact attribution; trajectory; reductions: what is kept of an activation; store:
-       activations on disk; datasets: one file each; models: names, codec, loading;
+       activations on disk; datasets: one file each; models: names, codec, loading; engines: local processes and Ray;
        toy.miniphys: scenes; toy.mini_wan, toy.mini_vae: architectures
 2      clips: the clip contract; conditioning; hook_points: the vocabulary; edits: pure tensor edits; flow:
        velocity contract and solvers; metrics: what an effect is measured on; video: frames and tensors;

@@ -19,7 +19,7 @@ FLOORS = {
     "arguments": 1, "atomic_files": 1, "axes": 1, "choices": 1, "stats": 1,
     "clips": 2, "conditioning": 2, "hook_points": 2, "edits": 2, "flow": 2, "video": 2, "plots": 2, "metrics": 2,
     "reading": 2, "results": 2, "tensor_file": 2,
-    "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3,
+    "families": 3, "tracing": 3, "cache": 3, "trajectory": 3, "datasets": 3, "models": 3, "engines": 3,
     "reductions": 3, "store": 3, "toy.miniphys": 4, "toy.mini_wan": 4, "toy.mini_vae": 4, "toy.content": 5,
     "running": 4, "probing": 4, "toy.tracker": 5,
     "laws": 5, "inversion": 5, "measures": 5,

@@ -1,8 +1,9 @@
 """Capture: activations of many clips along their paths to noise, reduced inside the hook.
 
 feeding: inputs of the transformer, scene by scene, on each path. engine: the one loop, into memory or into a store;
-`features` for probes. recipe: hook points and reductions. collecting: reductions in the hook. storing: a store on disk;
-surveying: its size and time beforehand. stores: reuse of earlier captures.
+`features` for probes. recipe: hook points and reductions. collecting: reductions in the hook. storing: batches on
+disk; filling: a whole store, distributing: by the workers of an engine; surveying: its size and time beforehand.
+stores: reuse of earlier captures.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from dit_lens.capture.feeding import (
     takes_levels_by_frame,
     trajectory_of,
 )
+from dit_lens.capture.filling import ON_ERROR, Share, fill
 from dit_lens.capture.recipe import Recipe, Take
-from dit_lens.capture.storing import ON_ERROR, fill
 from dit_lens.capture.surveying import CaptureCost, survey
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "NoisePath",
     "Pooling",
     "Recipe",
+    "Share",
     "StoreFolder",
     "Take",
     "alike",

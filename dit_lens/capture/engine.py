@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from dit_lens.capture.stores import filled_store, scene_ids
 from dit_lens.capture.storing import collected, columns
 from dit_lens.choices import check_choice
 from dit_lens.clips import Scene
+from dit_lens.engines import Engine
 from dit_lens.lens import DiTLens
 from dit_lens.probing.features import Features
 from dit_lens.reductions import STEPS
@@ -35,10 +36,12 @@ class StoreFolder:
     Attributes:
         folder: of stores, one for each thing captured.
         asked: the inputs that determine the values, beside model, path and steps: the data, the weights, the code.
+        engine: where missing batches are captured.
     """
 
     folder: Path
     asked: Mapping[str, Any]
+    engine: Engine = field(default_factory=Engine)
 
 
 def capture(
@@ -59,7 +62,7 @@ def capture(
     if not len(scenes):
         raise ValueError("got no scenes · expected at least one · request more scenes, or other properties")
     if kept is not None:
-        store = filled_store(lens, scenes, recipe, kept.folder, kept.asked, progress)
+        store = filled_store(lens, scenes, recipe, kept.folder, kept.asked, progress, engine=kept.engine)
         return {name: of_store(store, name, scenes, recipe, lens.name) for name in variables(lens, recipe)}
     values: dict[str, dict[tuple[int, int | None], list[Tensor]]] = {}
     rows: dict[str, list[Any]] = {}

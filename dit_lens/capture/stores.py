@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dit_lens import results
+from dit_lens.capture.filling import fill
 from dit_lens.capture.recipe import Recipe
-from dit_lens.capture.storing import fill
 from dit_lens.capture.surveying import survey
 from dit_lens.clips import Scene
+from dit_lens.engines import Engine
 from dit_lens.lens import DiTLens
 from dit_lens.results import canonical
 from dit_lens.store import Plan, Store, StoreWriter, open_store
@@ -29,20 +30,24 @@ def filled_store(
     folder: Path,
     asked: Mapping[str, Any],
     progress: str | None = None,
+    *,
+    engine: Engine | None = None,
 ) -> Store:
     """The store in `folder` with a recipe's captures of the scenes; created, or continued, where needed.
 
     Raises:
         ValueError: see `survey` and `fill`.
     """
-    plan, _ = survey(lens, scenes, recipe, asked)
+    engine = engine or Engine()
+    with engine.shared_threads():
+        plan, _ = survey(lens, scenes, recipe, asked)
     for candidate in _candidates(folder, plan):
         store = open_store(candidate)
         if holds(store, scenes):
             return store
     home = folder / f"{re.sub(r'[^A-Za-z0-9.@_-]+', '-', lens.name).strip('-')}-{plan.digest[:12]}"
     writer = StoreWriter(home, plan, results.provenance(lens=lens.facts(), **dict(asked)))
-    fill(lens, scenes, recipe, writer, progress=progress)
+    fill(lens, scenes, recipe, writer, progress=progress, engine=engine)
     return open_store(home)
 
 

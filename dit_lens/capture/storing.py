@@ -1,73 +1,29 @@
-"""A store filled batch by batch: failed items are named, and never replaced by others."""
+"""The batches of a store: failed items are named, and never replaced by others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm import tqdm
 
 from dit_lens.capture.collecting import Collector, settle
 from dit_lens.capture.feeding import by_scene, clips_of, evaluations
 from dit_lens.capture.interaction import check_separated, parts_of
 from dit_lens.capture.recipe import Recipe
-from dit_lens.choices import check_choice
 from dit_lens.clips import Scene
 from dit_lens.lens import DiTLens
 from dit_lens.running import Evaluation
 from dit_lens.store import Failure, Place, StoreWriter
 
-ON_ERROR = ("stop", "skip")
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError)  # what data sets raise for a clip
 FAILED = (FloatingPointError, ValueError)  # what one clip can raise for its whole batch
 
 Items = Mapping[int, Scene]
-
-
-@torch.no_grad()
-def fill(
-    lens: DiTLens,
-    scenes: Sequence[Scene],
-    recipe: Recipe,
-    writer: StoreWriter,
-    on_error: str = "stop",
-    progress: str | None = None,
-) -> None:
-    """Captures every batch that is not complete on disk; a batch that another writer has claimed is left to it.
-
-    Args:
-        writer: by the plan that `survey` gave for the same lens, data and recipe.
-        on_error: at an item that cannot be read or gives values that are not finite, "stop", or "skip" it; either way
-            it is named in the store's errors. A full disk, or values too large for the dtype, always stop.
-        progress: name of a progress bar.
-
-    Raises:
-        ValueError: the run stopped at an item; names it.
-        OSError: the disk is full. OverflowError: a value is too large for the requested dtype.
-    """
-    run = _Run(lens, scenes, recipe, writer, check_choice(on_error, ON_ERROR, "on_error") == "skip")
-    writer.begin()
-    todo = writer.todo()
-    clips = [clips_in(scenes, run.numbers(batch)) for batch in range(writer.plan.batches)]
-    done = sum(clips) - sum(clips[batch] for batch in todo)
-    with tqdm(total=sum(clips), initial=done, desc=progress, unit="clip", disable=progress is None) as bar:
-        passed: set[int] = set()
-        for batch in todo:
-            with ExitStack() as claim:
-                try:
-                    claim.enter_context(writer.claim(batch))
-                except BlockingIOError:
-                    if batch not in passed:  # retry at the end: its writer may have been killed by then
-                        passed.add(batch)
-                        todo.append(batch)
-                    continue
-                run.make(batch)
-                bar.update(clips[batch])
 
 
 def clips_in(scenes: Sequence[Scene], numbers: Iterable[int] | None = None) -> int:
@@ -99,8 +55,8 @@ def load(scenes: Sequence[Scene], numbers: Sequence[int]) -> tuple[dict[int, Sce
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The parts of a run of `fill`."""
+class Run:
+    """The parts of a run of `fill`; `skips` says whether items that cannot be captured are left out."""
 
     lens: DiTLens
     scenes: Sequence[Scene]
@@ -113,17 +69,23 @@ class _Run:
         size = self.recipe.batch_size
         return range(len(self.scenes))[batch * size : (batch + 1) * size]
 
-    def make(self, batch: int) -> None:
-        """Writes the shard of a batch; failing items are removed and the remaining ones captured again."""
-        items, failures = load(self.scenes, self.numbers(batch))
-        self._stop_at(failures, batch)
+    def make(self, batch: int, dropped: Sequence[Failure] = ()) -> None:
+        """Writes the shard of a batch; failing items are removed and the remaining ones captured again.
+
+        Args:
+            dropped: items that are left out from the start, such as those that kill their process.
+        """
+        without = {failure.item for failure in dropped}
+        items, failures = load(self.scenes, [number for number in self.numbers(batch) if number not in without])
+        self.stop_at(failures, batch)
+        failures = [*dropped, *failures]
         while items:
             try:
                 self._write(batch, items, failures)
                 return
             except FAILED as error:
                 culprits = self._blame(items, error)
-                self._stop_at(culprits, batch)
+                self.stop_at(culprits, batch)
                 failures += culprits
                 items = {number: item for number, item in items.items() if number not in {f.item for f in culprits}}
         self.writer.note(batch, failures, done=True)
@@ -157,7 +119,18 @@ class _Run:
             raise error
         return culprits
 
-    def _stop_at(self, failures: Sequence[Failure], batch: int) -> None:
+    def alone(self, number: int) -> None:
+        """Captures one item and writes nothing; what it raises is for `make` to report."""
+        with suppress(*UNREADABLE, *FAILED):
+            for _ in self._values([self.scenes[number]]):
+                pass
+
+    def stop_at(self, failures: Sequence[Failure], batch: int) -> None:
+        """Ends the run at failures, unless it skips them.
+
+        Raises:
+            ValueError: names the first one.
+        """
         if not failures or self.skips:
             return
         self.writer.note(batch, failures, done=False)

@@ -55,6 +55,8 @@ class DiTLens:
         parts: the pipeline, whose autoencoder and text encoders are loaded when they are first needed.
         prompts: encodes prompts, and caches them on disk.
         conditioning: what the transformer gets beside latent and time unless something else is passed.
+        source: name and options with which `from_pretrained` made it, and can make it again in another process; None
+            for a lens on weights in memory.
 
     Raises:
         TypeError: no family knows the transformer, the pipeline has parts that the family does not handle, or not
@@ -76,6 +78,7 @@ class DiTLens:
             raise TypeError("got no single model · expected a pipeline, or transformer= alone")
         if isinstance(pipeline, nn.Module):
             pipeline, transformer = None, pipeline
+        self.source: tuple[str, dict[str, Any]] | None = None
         self.parts = parts or Parts(_pipeline(pipeline, transformer))
         source: Any = self.parts.pipeline or transformer
         self.name: str = name or source.config.get("_name_or_path") or type(source).__name__
@@ -189,7 +192,10 @@ class DiTLens:
         parts = open_model(name, loading, conditioning is not None)
         twin = weights == "random" and not split_name(str(name)).random
         called = f"{name}@random" if twin else str(name)
-        return cls(None, called, conditioning or empty_prompt(parts), verify=verify, parts=parts)
+        lens = cls(None, called, conditioning or empty_prompt(parts), verify=verify, parts=parts)
+        named = {"dtype": loading.dtype, "device": device, "offload": offload, "text_encoder": text_encoder}
+        lens.source = str(name), {"seed": seed, **named, "conditioning": conditioning, "weights": weights, **options}
+        return lens
 
     def __repr__(self) -> str:
         return (

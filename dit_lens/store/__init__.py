@@ -16,8 +16,20 @@ at most the current batch. Values keep their bits, bfloat16 too (see `dit_lens.t
 from __future__ import annotations
 
 from dit_lens.store.index import Failure
+from dit_lens.store.merging import merge
 from dit_lens.store.plan import COMPRESSIONS, STORED, Place, Plan, Variable
 from dit_lens.store.reading import Store, open_store
 from dit_lens.store.writing import StoreWriter
 
-__all__ = ["COMPRESSIONS", "STORED", "Failure", "Place", "Plan", "Store", "StoreWriter", "Variable", "open_store"]
+__all__ = [
+    "COMPRESSIONS",
+    "STORED",
+    "Failure",
+    "Place",
+    "Plan",
+    "Store",
+    "StoreWriter",
+    "Variable",
+    "merge",
+    "open_store",
+]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import dit_lens.store.index as index
-from dit_lens.atomic_files import remove_leftovers
+from dit_lens.atomic_files import remove_leftovers, replace_atomically
 from dit_lens.results import canonical
 from dit_lens.store.index import Entry, Failure
 from dit_lens.store.plan import PLAN, Plan, open_plan, save_plan
-from dit_lens.store.shards import Columns, ShardWriter, sync_folder
+from dit_lens.store.shards import Columns, ShardWriter, flush, sync_folder
 
 LOCK = ".store.lock"
 
@@ -106,9 +107,35 @@ class StoreWriter:
         path = self.folder / shard_name(batch)
         with ShardWriter(path, self.plan, batch, clips) as writer:
             yield writer
+        self._enter(Entry(batch, self.plan.digest, clips=clips, failures=tuple(failures), sha256=writer.sha256), path)
+
+    def _enter(self, entry: Entry, path: Path) -> None:
+        """Adds the entry of a shard's file to the index."""
         status = path.stat()
-        file = {"shard": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns, "sha256": writer.sha256}
-        index.append(self.folder, Entry(batch, self.plan.digest, clips=clips, failures=tuple(failures), **file))
+        index.append(self.folder, replace(entry, shard=path.name, bytes=status.st_size, modified=status.st_mtime_ns))
+
+    def adopt(self, entry: Entry, folder: Path) -> None:
+        """Copies a finished batch from another folder of the same plan.
+
+        Args:
+            entry: of a claimed batch.
+
+        Raises:
+            ValueError: the copy differs from what was written. OSError: the disk is full.
+        """
+        if entry.shard is None:
+            index.append(self.folder, entry)
+            return
+        path = self.folder / shard_name(entry.batch)
+        with replace_atomically(path) as aside:
+            shutil.copyfile(folder / entry.shard, aside)
+            if flush(aside) != entry.sha256:
+                raise ValueError(
+                    f"got a copy of {folder / entry.shard} that differs from what was written · expected an unchanged"
+                    " file · run the same command again"
+                )
+        sync_folder(self.folder)
+        self._enter(entry, path)
 
     def note(self, batch: int, failures: Sequence[Failure], done: bool) -> None:
         """Records a batch without a shard: `done` if all its items failed, not `done` if the run stops at a failure."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from dit_lens import models
 from dit_lens.datasets.spec import CROSSED, EVALUATION_ONLY, LABELS, MINIPHYS, PAIRS, SPLICES, TRACKS, DataSpec
+from dit_lens.engines import Engine
 from dit_lens.models.facts import ModelFacts, describe
 
 CHECKPOINTS = "checkpoints"
@@ -42,7 +43,7 @@ DEMO: Mapping[str, Any] = {
 }
 LAWS = ("continuity", "inertia", "gravity", "permanence")  # those that mini-wan's states decode best
 # Options that decide no value of a result beyond rounding.
-FREE = ("device_map", "offload", "batch_size", "store", "yes", "out")
+FREE = ("device_map", "offload", "batch_size", "store", "engine", "workers", "address", "yes", "out")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ class Options:
     """Number of scenes in a batch."""
     store: str = ""
     """Folder in which captured activations are kept, to be reused by other runs."""
+    engine: Literal["here", "processes", "ray"] = "here"
+    """Where activations are captured into --store: this process, local processes, or actors of a Ray cluster."""
+    workers: int = 2
+    """Number of processes or actors, each with a copy of the model."""
+    address: str = "local"
+    """Ray cluster: local starts one, auto takes the one on this machine, ray://HOST:PORT is a remote one."""
     seed: int = 0
     """Seed of all random numbers: data, noise, splits and random weights."""
     yes: bool = False
@@ -187,6 +194,7 @@ class Options:
         self._check_model()
         self._check_numbers()
         self._check_readout()
+        self._check_engine()
         for spec in (self.spec, self.fit_spec):
             spec.check_root()
         missing = [need for need in type(self).NEEDS if need != CHECKPOINTS and need not in self.spec.gives]
@@ -239,6 +247,27 @@ class Options:
             raise ValueError(
                 f"got readout interaction on {self.spec}, whose pairs do not share frames · expected"
                 f" {_serving(SPLICES)} · use --readout blocks"
+            )
+
+    @property
+    def runs_on(self) -> Engine:
+        """Where activations are captured.
+
+        Raises:
+            ValueError: see `Engine`.
+        """
+        return Engine(self.engine, self.workers, self.address)
+
+    @property
+    def shared_folder(self) -> str:
+        """The folder that workers capture into; empty without one."""
+        return self.store
+
+    def _check_engine(self) -> None:
+        if self.runs_on.elsewhere and not self.shared_folder:
+            raise ValueError(
+                f"got --engine {self.engine} without --store · expected a folder that all workers share · pass --store"
+                " FOLDER, or leave --engine out"
             )
 
     def _check_numbers(self) -> None:

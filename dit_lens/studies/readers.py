@@ -79,7 +79,7 @@ class Reader:
 def kept(study: Options, lens: DiTLens, split: str) -> StoreFolder | None:
     """The store of the study's activations; None without one."""
     spec = study.fit_spec if split == "train" else study.spec
-    return StoreFolder(Path(study.store), decides(study, spec, lens)) if study.store else None
+    return StoreFolder(Path(study.store), decides(study, spec, lens), study.runs_on) if study.store else None
 
 
 def decides(study: Options, spec: DataSpec, lens: DiTLens) -> dict[str, Any]:
