@@ -15,6 +15,7 @@ Worked example, two workers and the orders 0, 1, 2, where order 1 kills its work
 from __future__ import annotations
 
 from dit_lens.engines.engine import ENGINES, Engine
-from dit_lens.engines.pools import Outcome, Pool, pool
+from dit_lens.engines.pools import Outcome, Pool
+from dit_lens.engines.starting import pool
 
 __all__ = ["ENGINES", "Engine", "Outcome", "Pool", "pool"]

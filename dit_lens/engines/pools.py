@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dit_lens.engines.engine import Engine
-
 STARTS = 3  # workers in a row that may die before they are ready
 
 Job = Callable[[Any], Any]
@@ -133,42 +131,6 @@ class Pool(ABC):
                 " model · check the memory of the machine, and that a script of your own starts its work under if"
                 " __name__ == '__main__'"
             )
-
-
-def pool(engine: Engine, setup: Setup, *, threads: int = 1, gpus: bool = False) -> Pool:
-    """The workers of an engine.
-
-    Args:
-        setup: called once in each worker; returns the job. It must be picklable.
-        threads: processor cores that Ray reserves for each worker.
-        gpus: whether each worker needs a GPU. Ray reserves one; local processes take turns on those that are visible.
-
-    Raises:
-        ValueError: the setup cannot be pickled; or see `on_ray.Actors`.
-    """
-    packed = pack(setup)
-    if engine.kind == "ray":
-        from dit_lens.engines.on_ray import Actors
-
-        return Actors(packed, engine, threads=threads, gpus=gpus)
-    from dit_lens.engines.processes import Processes
-
-    return Processes(packed, engine.workers, gpus=gpus)
-
-
-def pack(setup: Setup) -> bytes:
-    """A setup as bytes.
-
-    Raises:
-        ValueError: it cannot be pickled; says what cannot.
-    """
-    try:
-        return pickle.dumps(setup)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"got inputs that cannot be sent to another process ({error}) · expected a data set and model that can ·"
-            " use engine here"
-        ) from error
 
 
 def sendable(error: Exception) -> Exception:
