@@ -80,7 +80,11 @@ def test_a_setup_that_refuses_and_a_cluster_without_room_end_the_pool(cluster: A
     with pool(Engine("ray", 1), refuses) as workers, pytest.raises(ValueError, match="got no weights"):
         workers.submit(0)
         workers.outcome()
-    for needs, says in (({"threads": 99}, "2 CPU · expected at least 99"), ({"gpus": True}, "0 GPU · expected")):
+    too_much: dict[str, dict[str, Any]] = {
+        "2 CPU · expected at least 99": {"threads": 99},
+        "0 GPU · expected": {"gpus": True},
+    }
+    for says, needs in too_much.items():
         with pytest.raises(ValueError, match=says):
             pool(Engine("ray", 1), Squares(tmp_path), **needs)
     assert ray.is_initialized()

@@ -27,6 +27,10 @@ CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 class Worker:
     """An actor: sets up once, then runs one order after the other. Returns (value, error)."""
 
+    # nnsight adds a method `save` to every object. Ray would send it along with this class, and import nnsight in the
+    # worker before `dit_lens.tracing` has imported what fails after it.
+    save = None
+
     def __init__(self) -> None:
         self.job: Any = None
 
@@ -123,7 +127,7 @@ def connect(engine: Engine, threads: int) -> None:
 def _loopback_only() -> Iterator[None]:
     """A context in which a cluster that is started binds to the loopback interface."""
     before, enabled = os.environ.get(CLUSTERS), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for its processes, and for this one
+    os.environ[CLUSTERS], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for its processes, and for this one  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
