@@ -27,7 +27,7 @@ CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 class Worker:
     """An actor: sets up once, then runs one order after the other. Returns (value, error)."""
 
-    # nnsight adds a method `save` to every object. Ray would send it along with this class, and import nnsight in the
+    # nnsight adds a method `save` to every object. Ray would send it along with this class, and load nnsight in the
     # worker before `dit_lens.tracing` has imported what fails after it.
     save = None
 
