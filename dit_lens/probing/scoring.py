@@ -71,7 +71,7 @@ def score(
         auroc=area[0],
         auroc_low=area[1],
         auroc_high=area[2],
-        relative_error=float((effects < 0).mean()) if len(effects) else np.nan,
+        relative_error=float((effects < 0).mean()) if len(effects) and np.isfinite(logits).all() else np.nan,
         calibration=calibration_error(logits, truth),
         chance=max(share, 1 - share),
     )

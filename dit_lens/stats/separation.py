@@ -16,6 +16,7 @@ CROSSED_ROLES = ("A", "B", "C", "D")  # possible, possible, impossible, impossib
 NO_PAIRS = "no scene has both labels"
 NOT_CROSSED = "no scene is known to be crossed (C and D the halves of A and B exchanged)"
 ALL_EQUAL = "all scores are equal"
+INFINITE = "some scores are infinite"
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,13 @@ def separation(
     right = np.bincount(of_clip, (scores > 0) == labels) / np.bincount(of_clip)
     effects, in_order = by_scene(scores, labels, scenes)
     table = _crossed(scores, labels, of_clip, roles, len(names))
-    relative, share, absent = _relative(table, group_of)
-    effect = over_groups(effects, group_of)
-    absent |= dict.fromkeys(("pairwise", "d_prime"), NO_PAIRS) if not len(effect) else {}
+    if np.isfinite(scores).all():
+        relative, share, absent = _relative(table, group_of)
+        effect = over_groups(effects, group_of)
+        absent |= dict.fromkeys(("pairwise", "d_prime"), NO_PAIRS) if not len(effect) else {}
+    else:  # they have an order, and no differences
+        relative = share = (np.nan,) * 3
+        effect, absent = effects[:0], dict.fromkeys(("relative", "label_share", "d_prime"), INFINITE)
     values: list[Any] = [
         *_mean(over_groups(right, group_of)),
         *_mean(over_groups(in_order, group_of)),
@@ -133,7 +138,8 @@ def by_scene(
     for number, rows in enumerate(np.split(order, first[1:])):
         high, low = scores[rows[labels[rows]]], scores[rows[~labels[rows]]]
         if len(high) and len(low):
-            effects[number] = high.mean() - low.mean()
+            with np.errstate(invalid="ignore"):  # of two infinite scores
+                effects[number] = high.mean() - low.mean()
             in_order[number] = ((high[:, None] > low) + 0.5 * (high[:, None] == low)).mean()
     return effects, in_order
 
