@@ -148,7 +148,7 @@ def test_the_interval_of_d_prime_covers(d: float, groups: int) -> None:
 def test_infinite_scores_have_an_order_and_no_differences() -> None:
     """Log odds of a certain probe: pairs are in order, but there is no standard deviation to divide by."""
     scores, possible = np.array([np.inf, -np.inf, np.inf, np.inf]), np.array([True, False, True, False])
-    measured = stats.separation(scores, possible, np.array([0, 0, 1, 1]))
+    measured = separation(scores, possible, np.array([0, 0, 1, 1]))
     assert (measured.accuracy, measured.pairwise) == (0.75, 0.75)
     assert np.isnan([measured.d_prime, measured.relative, measured.label_share]).all()
     assert measured.absent["d_prime"] == "some scores are infinite"
