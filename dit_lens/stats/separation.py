@@ -108,6 +108,7 @@ def separation(
     right = np.bincount(of_clip, (scores > 0) == labels) / np.bincount(of_clip)
     effects, in_order = by_scene(scores, labels, scenes)
     table = _crossed(scores, labels, of_clip, roles, len(names))
+    absent: dict[str, str]
     if np.isfinite(scores).all():
         relative, share, absent = _relative(table, group_of)
         effect = over_groups(effects, group_of)
