@@ -108,14 +108,14 @@ def separation(
     right = np.bincount(of_clip, (scores > 0) == labels) / np.bincount(of_clip)
     effects, in_order = by_scene(scores, labels, scenes)
     table = _crossed(scores, labels, of_clip, roles, len(names))
-    absent: dict[str, str]
     if np.isfinite(scores).all():
         relative, share, absent = _relative(table, group_of)
         effect = over_groups(effects, group_of)
         absent |= dict.fromkeys(("pairwise", "d_prime"), NO_PAIRS) if not len(effect) else {}
     else:  # they have an order, and no differences
         relative = share = (np.nan,) * 3
-        effect, absent = effects[:0], dict.fromkeys(("relative", "label_share", "d_prime"), INFINITE)
+        effect = effects[:0]
+        absent = dict.fromkeys(("relative", "label_share", "d_prime"), INFINITE)
     values: list[Any] = [
         *_mean(over_groups(right, group_of)),
         *_mean(over_groups(in_order, group_of)),
