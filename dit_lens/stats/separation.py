@@ -17,7 +17,7 @@ NO_PAIRS = "no scene has both labels"
 NOT_CROSSED = "no scene is known to be crossed (C and D the halves of A and B exchanged)"
 ALL_EQUAL = "all scores are equal"
 INFINITE = "some scores are infinite"
-WITHOUT_ORDER: tuple[str, ...] = ("relative", "label_share", "d_prime")  # that no order of the scores gives
+BY_DIFFERENCES: tuple[str, ...] = ("relative", "label_share", "d_prime")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def separation(
     else:  # they have an order, and no differences
         relative = share = (np.nan,) * 3
         effect = effects[:0]
-        absent = dict.fromkeys(WITHOUT_ORDER, INFINITE)
+        absent = dict.fromkeys(BY_DIFFERENCES, INFINITE)
     values: list[Any] = [
         *_mean(over_groups(right, group_of)),
         *_mean(over_groups(in_order, group_of)),
