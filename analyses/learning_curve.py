@@ -6,7 +6,7 @@ lack the label; a control that grows alike says that what the probe learns is in
 How: probes are fitted on nested random subsets of the training scenes and scored on the same test scenes; cell and
 penalty are chosen inside each subset. Readouts: the states, and what attention across the break adds to them.
 Controls: control models with the same subsets (the null twin, a random initialisation).
-Cost: about ten minutes of one core with the defaults; --train 3000 --sizes 100 300 1000 3000 takes hours.
+Cost: by estimate ten minutes of one core with the defaults; --train 3000 --sizes 100 300 1000 3000 takes hours.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ How: spread, reach, and mass on the same place, the first frame and text, on eve
 them, how far zeroing a head's z moves the label effect of a frozen probe's logit.
 Controls: control models; ranks of heads from scene to scene; possible against impossible clips under labels swapped
 within scenes; ranks of a number against those of the effect, with heads shuffled.
-Cost: about three minutes of one core with the defaults.
+Cost: by estimate three minutes of one core with the defaults.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def mapped(reader: Reader, scenes: Sequence[Scene], batch_size: int, numbers: at
     lens, (step,), parts = reader.lens, reader.steps, list[xr.Dataset]()
     for batch in batches(scenes, batch_size, f"{lens.name}, heads"):
         inputs = evaluations(lens, batch, reader.steps, reader.path)
-        seen = attention.atlas(lens, inputs[step], numbers=numbers)
+        numbered = attention.atlas(lens, inputs[step], numbers=numbers)
         ablated = ablation.ablate_heads(lens, inputs, reader.steps, reader.probe.logit).sel(step=step, drop=True)
-        table = seen.isel(step=0, drop=True).drop_vars(["sigma", "clip"], errors="ignore")
+        table = numbered.isel(step=0, drop=True).drop_vars(["sigma", "clip"], errors="ignore")
         table = table.assign(
             effect=ablated.effect.drop_vars("clip").reset_coords(drop=True),
             logit=ablated.before.drop_vars("clip").reset_coords(drop=True),

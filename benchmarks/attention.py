@@ -68,13 +68,13 @@ def subject(tokens: int, width: int) -> Heads:
 
 def ways(config: Config, tokens: int) -> Mapping[str, Callable[[Heads], object]]:
     """The ways by name; a `Heads` remembers what it computed, so that each call needs a fresh one."""
-    found: dict[str, Callable[[Heads], object]] = {
+    ways: dict[str, Callable[[Heads], object]] = {
         ATTENTION: lambda heads: scaled_dot_product_attention(heads.q[None], heads.k[None], heads.v[None]),
         "frames": attention.frames(),
         "numbers": lambda heads: numbers(heads, Numbers()),
         "numbers, plain": lambda heads: numbers(heads, Numbers(weighted=False, samples=0)),
     }
-    return found | ({MATRIX: from_matrix} if tokens <= config.largest_matrix else {})
+    return ways | ({MATRIX: from_matrix} if tokens <= config.largest_matrix else {})
 
 
 def _afresh(way: Callable[[Heads], object], heads: Heads) -> object:

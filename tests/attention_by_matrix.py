@@ -52,7 +52,7 @@ def of_video(matrix: Matrix, grid: TokenGrid) -> dict[str, float]:
     def mass(chosen: np.ndarray) -> float:
         return float((video * chosen).sum(1).mean())
 
-    found = {
+    computed = {
         "same_place_0": mass(same & ~own),
         "same_place_1": mass(near & ~own),
         "text": float(matrix[queries][:, grid.tokens :].sum(1).mean()) if matrix.shape[1] > grid.tokens else np.nan,
@@ -61,14 +61,14 @@ def of_video(matrix: Matrix, grid: TokenGrid) -> dict[str, float]:
     for low, high in pairwise(groups):
         if low < grid.frames:
             chosen = (np.abs(apart[..., 0]) >= low) & (np.abs(apart[..., 0]) < high)
-            found[f"dt_{low}"] = float(
+            computed[f"dt_{low}"] = float(
                 np.mean([(video * chosen)[frame == f].sum(1).mean() for f in range(grid.frames)])
             )
     for name, axis, size in (("t", 0, grid.frames), ("y", 1, grid.rows), ("x", 2, grid.columns)):
         at = np.array([place(i, grid)[axis] for i in queries])
         moved = [(video * np.abs(apart[..., axis]))[at == index].sum(1).mean() for index in range(size)]
         whole = [video[at == index].sum(1).mean() for index in range(size)]
-        found[f"distance_{name}"] = float(np.sum(moved) / np.sum(whole))
+        computed[f"distance_{name}"] = float(np.sum(moved) / np.sum(whole))
     first = by_frame[1:, 0].mean() if grid.frames > 1 else np.nan
     others = (
         [np.mean([by_frame[f, g] for g in range(1, grid.frames) if g != f]) for f in range(1, grid.frames)]
@@ -77,10 +77,10 @@ def of_video(matrix: Matrix, grid: TokenGrid) -> dict[str, float]:
     )
     even = np.array([[near[row, j] for j in keys] for row in range(len(queries))])
     shares = [(even & own).sum(1).mean() / matrix.shape[1], (even & ~own).sum(1).mean() / matrix.shape[1]]
-    found |= {"first_frame": float(first), "sink": float(first - np.mean(others))}
+    computed |= {"first_frame": float(first), "sink": float(first - np.mean(others))}
     for name, chosen, share in (("diagonal", near & own, shares[0]), ("multi_diagonal", near & ~own, shares[1])):
-        found[name] = (mass(chosen) - share) / (1 - share) if share < 1 else np.nan
-    return found
+        computed[name] = (mass(chosen) - share) / (1 - share) if share < 1 else np.nan
+    return computed
 
 
 def frames(matrix: Matrix, grid: TokenGrid) -> np.ndarray:

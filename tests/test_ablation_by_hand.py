@@ -41,14 +41,14 @@ def path(*clips: Tensor, name: str = "clip") -> Trajectory:
 
 
 END = Readout(lambda velocity, cache: velocity[:, 0, 1, 0, 0])  # a - b of frame 1
-INSIDE = Readout(lambda velocity, cache: cache[POST_0][:, 0, 1], (POST_0,))  # b of frame 0 behind block 0
+INSIDE = Readout(lambda velocity, cache: cache[POST_0][:, 0, 1], (POST_0,))  # b of frame 0 after block 0
 
 
 def check(values: Any, by_hand: Any) -> None:
     np.testing.assert_allclose(values, by_hand, atol=1e-9, rtol=0)
 
 
-# The source: behind block 0 (5.92, 3.11), (3.92, 4.6) as in test_micro_dit; block 1: z = 4.92, 3.11/4 + 3 * 4.6/4 =
+# The source: after block 0 (5.92, 3.11), (3.92, 4.6) as in test_micro_dit; block 1: z = 4.92, 3.11/4 + 3 * 4.6/4 =
 # 4.2275; writes (4.3275, 4.92) * .5; frame 1: mid (6.08375, 7.06); MLP (7.06, 0) by .4: (8.90775, 7.06)
 OF_SOURCE = 8.90775 - 7.06
 

@@ -52,9 +52,9 @@ def patterns(lens: DiTLens, evaluation: Evaluation, layer: str) -> dict[int, np.
 
 
 def looked_at(lens: DiTLens, evaluation: Evaluation, name: str) -> tuple[QKV, Hook]:
-    seen: list[tuple[QKV, Hook]] = []
-    lens.model.run(evaluation, Request(attention={name: lambda qkv, hook: seen.append((qkv, hook))}))
-    return seen[0]
+    visited: list[tuple[QKV, Hook]] = []
+    lens.model.run(evaluation, Request(attention={name: lambda qkv, hook: visited.append((qkv, hook))}))
+    return visited[0]
 
 
 def test_in_every_family_and_layer_the_atlas_is_that_of_the_models_pattern(
@@ -67,17 +67,17 @@ def test_in_every_family_and_layer_the_atlas_is_that_of_the_models_pattern(
             for clip, head in np.ndindex(matrices.shape[:2]):
                 row = table.sel(block=block, head=head).isel(clip=clip)
                 matrix = matrices[clip, head]
-                found = dict(zip(row.number.values.tolist(), row.plain.values.tolist(), strict=True))
+                computed = dict(zip(row.number.values.tolist(), row.plain.values.tolist(), strict=True))
                 expected = {"entropy": by_matrix.entropy(matrix), "stripe": by_matrix.stripe(matrix)}
-                if "dt_0" in found:
+                if "dt_0" in computed:
                     expected |= by_matrix.of_video(matrix, grid)
-                elif "text" in found:
+                elif "text" in computed:
                     queries = by_matrix.live(matrix)
                     expected["text"] = matrix[queries, grid.tokens :].sum(1).mean()
-                bands = {name for name in found if name.startswith("band_")}
-                assert found.keys() - bands == expected.keys()
+                bands = {name for name in computed if name.startswith("band_")}
+                assert computed.keys() - bands == expected.keys()
                 for name, value in expected.items():
-                    np.testing.assert_allclose(found[name], value, **CLOSE, err_msg=f"{layer} {name}")
+                    np.testing.assert_allclose(computed[name], value, **CLOSE, err_msg=f"{layer} {name}")
 
 
 def test_value_weighted_numbers_and_bands_use_the_models_values(lens: DiTLens, evaluation: Evaluation) -> None:
@@ -109,15 +109,15 @@ def test_maps_are_those_of_the_models_pattern(lens: DiTLens, evaluation: Evaluat
     matrix = matrices[clip, head]
     video, text = matrix[:, :tokens], matrix.shape[1] - tokens
 
-    def seen(look: attention.Map, layer: str = "attn") -> xr.Dataset:
+    def mapped(look: attention.Map, layer: str = "attn") -> xr.Dataset:
         return attention.maps(lens, evaluation, look, blocks=[1], heads=[head], layer=layer).isel(
             clip=clip, block=0, head=0
         )
 
-    np.testing.assert_allclose(seen(attention.frames()).mass, by_matrix.frames(matrix, grid), **CLOSE)
+    np.testing.assert_allclose(mapped(attention.frames()).mass, by_matrix.frames(matrix, grid), **CLOSE)
     start, odd = (0, slice(None), slice(None)), torch.arange(tokens) % 2 == 1
     keys: dict[str, Any] = {"start": start, "odd": odd} | ({"text": "text"} if text else {})
-    table = seen(attention.regions({"start": start, "odd": odd}, keys)).mass
+    table = mapped(attention.regions({"start": start, "odd": odd}, keys)).mass
     first, whole = grid.mask(frame=0).numpy(), {"text": matrix[:, tokens:]} if text else {}
     of_keys = {"start": video[:, first], "odd": video[:, odd.numpy()], **whole}
     for queries, chosen in (("start", first), ("odd", odd.numpy())):
@@ -125,10 +125,12 @@ def test_maps_are_those_of_the_models_pattern(lens: DiTLens, evaluation: Evaluat
             np.testing.assert_allclose(table.sel(region=queries, key_region=name), part[chosen].sum(1).mean(), **CLOSE)
     on_grid = (grid.frames, grid.rows, grid.columns)
     np.testing.assert_allclose(
-        seen(attention.from_tokens(odd)).mass, video[odd.numpy()].mean(0).reshape(on_grid), **CLOSE
+        mapped(attention.from_tokens(odd)).mass, video[odd.numpy()].mean(0).reshape(on_grid), **CLOSE
     )
-    np.testing.assert_allclose(seen(attention.to_tokens(start)).mass, video[:, first].sum(1).reshape(on_grid), **CLOSE)
-    top = seen(attention.top_keys(3, start))
+    np.testing.assert_allclose(
+        mapped(attention.to_tokens(start)).mass, video[:, first].sum(1).reshape(on_grid), **CLOSE
+    )
+    top = mapped(attention.top_keys(3, start))
     order = np.sort(matrix[first], 1)[:, ::-1]
     np.testing.assert_allclose(top.mass, order[:, :3], **CLOSE)
     np.testing.assert_allclose(np.take_along_axis(matrix[first], top.key.values, 1), order[:, :3], **CLOSE)
@@ -145,7 +147,7 @@ def test_words_meet_the_grid_wherever_text_is_attended_to_or_attends(lens: DiTLe
                 attention.maps(lens, evaluation, attention.words(spelled), layer=layer)
             continue
         table = attention.maps(lens, evaluation, attention.words(spelled), layer=layer, blocks=[1], heads=[0])
-        seen, met = table.mass.isel(clip=0, block=0, head=0), met + 1
+        map_of_word, met = table.mass.isel(clip=0, block=0, head=0), met + 1
         for word, places in spelled.items():
             first = matrix.shape[1] - grid.tokens if layer == "attn" else 0
             if layer == "text.attn":
@@ -154,7 +156,7 @@ def test_words_meet_the_grid_wherever_text_is_attended_to_or_attends(lens: DiTLe
             else:
                 offset = grid.tokens if first else 0
                 expected = matrix[:, [offset + place for place in places]].sum(1)
-            np.testing.assert_allclose(seen.sel(word=word).values.ravel(), expected, **CLOSE)
+            np.testing.assert_allclose(map_of_word.sel(word=word).values.ravel(), expected, **CLOSE)
     assert met
 
 
@@ -256,8 +258,8 @@ def test_no_matrix_is_held() -> None:
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            made = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, torch.Tensor)]
-            sizes.extend(x.untyped_storage().nbytes() // x.itemsize for x in made)  # of a view, what it looks at
+            tensors = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, torch.Tensor)]
+            sizes.extend(x.untyped_storage().nbytes() // x.itemsize for x in tensors)  # of a view, what it looks at
             return out
 
     q, k, v = torch.randn(3, 1, grid.tokens, 16)
@@ -289,11 +291,11 @@ def test_an_object_and_its_motion_by_hand() -> None:
     weights[0] = torch.tensor([0.4, 0.2, 0.1, 0.3])
     heads = Heads(weights.log()[None] * 2, torch.eye(4)[None], torch.eye(4)[None], None, grid)  # 1/√4 halves logits
     tokens = torch.tensor([True, False, False, True])
-    found = object_numbers(heads, tokens, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
-    torch.testing.assert_close(found["object"], torch.tensor([[0.5, (0.4 / 0.6 + 0.5) / 2, 0.75]]))
-    torch.testing.assert_close(found["object_even"], torch.full((1, 3), 0.5))
-    torch.testing.assert_close(found["motion_error"], torch.tensor([0.25]))
-    torch.testing.assert_close(found["motion_error_still"], torch.tensor([1.0]))
+    computed = object_numbers(heads, tokens, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    torch.testing.assert_close(computed["object"], torch.tensor([[0.5, (0.4 / 0.6 + 0.5) / 2, 0.75]]))
+    torch.testing.assert_close(computed["object_even"], torch.full((1, 3), 0.5))
+    torch.testing.assert_close(computed["motion_error"], torch.tensor([0.25]))
+    torch.testing.assert_close(computed["motion_error_still"], torch.tensor([1.0]))
 
 
 def test_wrong_requests_say_what_to_do() -> None:

@@ -87,8 +87,8 @@ def course(lens: DiTLens, folder: Path, dies: Callable[[Make | Try], bool], skip
     writer = StoreWriter(folder, plan, "{}")
     writer.begin()
     workers = Fake(Run(lens, SPLIT, RECIPE, writer, skips), dies)
-    made: Any = _Course(workers.run, workers).batches(writer.todo())  # pyright: ignore[reportArgumentType]
-    list(made)
+    batches: Any = _Course(workers.run, workers).batches(writer.todo())  # pyright: ignore[reportArgumentType]
+    list(batches)
     return workers
 
 
@@ -135,8 +135,8 @@ def test_with_real_workers_an_item_that_kills_is_named_too(loaded: DiTLens, whol
     deadly = Fatal(tmp_path, always=frozenset({3}))
     store = open_store(stored(loaded, tmp_path / "store", deadly, on_error="skip", engine=LOCAL), verify=True)
     assert store.errors.item.tolist() == [3]
-    made = shards(tmp_path / "store")
-    assert {name: data for name, data in made.items() if "1" not in name} == {
+    data_of = shards(tmp_path / "store")
+    assert {name: data for name, data in data_of.items() if "1" not in name} == {
         name: data for name, data in shards(whole).items() if "1" not in name
     }
 

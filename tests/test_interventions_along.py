@@ -87,7 +87,7 @@ def literally(
 
 SOLVERS = {
     "euler": (Solver("euler"), SAME, CHANGES),
-    "told the target": (Solver("euler", "target"), SAME, CHANGES[:3]),
+    "at the target's time": (Solver("euler", "target"), SAME, CHANGES[:3]),
     "heun": (Solver("heun"), SAME, CHANGES),
     "implicit": (Solver("implicit_euler"), 1e-4, CHANGES[:2]),  # which goes on until every clip of its batch is solved
 }

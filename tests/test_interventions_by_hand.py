@@ -85,7 +85,7 @@ def difference(velocity: Tensor, cache: object) -> Tensor:
 
 
 def first_features(velocity: Tensor | None, cache: Any) -> Tensor:
-    """(b, 2): a and b of frame 0 behind block 0."""
+    """(b, 2): a and b of frame 0 after block 0."""
     return cache[POST_0][:, 0, :2]
 
 
@@ -95,12 +95,12 @@ END, INSIDE = Readout(difference), Readout(first_features, (POST_0,))
 # (3.764375, 2.47); the MLP adds (3.685, 0), (2.47, 1.294375) by .4, which is (1.474, 0), (.988, .51775).
 BEFORE = 4.752375 - 2.98775
 CHANGES = [
-    # test_micro_dit: a head is ablated; behind block 0 (2.22, 2.4), (3.02, 1.21)
+    # test_micro_dit: a head is ablated; after block 0 (2.22, 2.4), (3.02, 1.21)
     single("blocks.0.attn.hook_z", edits.zero(heads=[1])),
     # half of (.988, .51775) is missing in frame 1
     single(MLP_1, edits.scale(0.5)),
     single(POST_0, lambda x, hook: None),
-    # behind block 0: (1.085, 1.2), (1.485, .5925); block 1: z = 1.285, .3 + .444375 = .744375
+    # after block 0: (1.085, 1.2), (1.485, .5925); block 1: z = 1.285, .3 + .444375 = .744375
     #   writes (.844375, 1.285) * .5; mid (1.5071875, 1.8425), (1.9071875, 1.235); MLP (1.235, .6721875) by .4
     #   frame 1: (1.9071875 + .494, 1.235 + .268875)
     single(POST_0, lambda x, hook: x * torch.tensor([0.5, 0.5, 1.0])),

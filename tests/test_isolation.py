@@ -64,7 +64,7 @@ def test_inference_mode_is_no_grad_to_the_bit(name: str) -> None:
         expected = everything()
     with torch.inference_mode():
         values = everything()
-        with pytest.raises(RuntimeError, match="version counter"):  # what hooks were once told apart by
+        with pytest.raises(RuntimeError, match="version counter"):  # what once distinguished hooks
             _ = values[""]._version
     assert values.keys() == expected.keys() and all(torch.equal(values[key], expected[key]) for key in expected)
 

@@ -72,7 +72,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_pairs_of_several_violations_without_ground_truth_by_hand() -> None:
-    """Single pairs of three clips, the first with two violations that are told in 1 and 0: half a vote."""
+    """Single pairs of three clips, the first with two violations, judged 1 and 0: half a vote."""
     margin = np.array([[1.0], [-1.0], [2.0], [3.0]])
     result = xr.Dataset(
         {"margin": (("model", "measure", "scene", "pair"), margin[None, None])},

@@ -83,7 +83,7 @@ HEAD_0_IN_BLOCK_1: Rows = [(4.908375, 4.86), (5.222375, 3.69275)]
 
 
 def test_a_head_is_patched(lens: DiTLens) -> None:
-    # the source behind block 0: z = 3, 3; (3.1, 3) * 0.2; mid (5.62, 0.6), (1.62, 4.6)
+    # the source after block 0: z = 3, 3; (3.1, 3) * 0.2; mid (5.62, 0.6), (1.62, 4.6)
     #   MLP (0.6, 5.02), (4.6, 0) by 0.5; post (5.92, 3.11), (3.92, 4.6), so head 0 of block 1 mixes 4.92
     # the recipient's block 1 with it: writes (1.58875, 4.92) * 0.5 = (0.794375, 2.46)
     #   mid (2.964375, 4.86), (3.764375, 3.645); MLP (4.86, 0), (3.645, 0.119375) by 0.4

@@ -279,9 +279,9 @@ PLANTED = {"passing": "direction", "resting": "place", "thrown": "arc", "blocked
 def test_without_law_the_second_half_is_independent_of_the_first_in_every_attribute(stage: str) -> None:
     pairs = drawn(stage, "lawless")
     for attribute in VARIES[stage]:
-        seen = [(first[attribute], second[attribute]) for first, second in pairs]
-        assert len(set(seen)) > 3, attribute
-        bits, p = information(seen)
+        values = [(first[attribute], second[attribute]) for first, second in pairs]
+        assert len(set(values)) > 3, attribute
+        bits, p = information(values)
         assert p > 1e-3 and bits < 0.03, (attribute, bits, p)
 
 

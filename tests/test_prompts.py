@@ -174,7 +174,7 @@ def without_rights() -> Iterator[None]:
 def test_a_folder_that_may_not_be_used_is_gone_without(
     folder: Path, mode: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither read, where it is closed, nor written; the user is told once."""
+    """Neither read, where it is closed, nor written; one warning."""
     monkeypatch.setattr(digests, "_warned", set())
     closed = folder / "closed"
     closed.mkdir(mode=mode)

@@ -27,9 +27,9 @@ LABELS = np.array([True, True, False, False])
 def of_table(table: Sequence[Sequence[float]], **options: Any) -> Separation:
     """Crossed scenes, one row each with the scores of A to D; every scene is a group."""
     scenes = len(table)
-    given = {"roles": np.tile(ROLES, scenes)} | options
+    arguments = {"roles": np.tile(ROLES, scenes)} | options
     return separation(
-        np.array(table, dtype=float).ravel(), np.tile(LABELS, scenes), np.repeat(np.arange(scenes), 4), **given
+        np.array(table, dtype=float).ravel(), np.tile(LABELS, scenes), np.repeat(np.arange(scenes), 4), **arguments
     )
 
 

@@ -37,7 +37,7 @@ def test_dose_0_is_unsteered_and_others_are_not(lens: DiTLens) -> None:
     assert read.coordinates == {"step": [11], "block": [1, 2, 3, 4]} and read.parts == 1
     steered = directions_of(read, small, None)
     assert steered.block in (1, 2, 3, 4) and 0 <= steered.accuracy <= 1
-    assert directions_of(read, small, (11, 2)).block == 2  # a control is steered where it is told
+    assert directions_of(read, small, (11, 2)).block == 2  # a control is steered at the block that is asked for
     result = dose_response(lens, MiniPhys("test", 2, ["inertia", "gravity"])[:], steered, small)
     moved = result["values"].sel(measure="damage")
     assert (moved.sel(dose=0.0) == 0).all() and (moved.sel(dose=[-4.0, 4.0]) > 0).all()

@@ -54,9 +54,9 @@ def test_other_plans_other_content_and_damage_are_refused_before_anything_is_cop
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = part(tmp_path / "1", [0, 1])
-    other = part(tmp_path / "other", [2], asked={"model": "another"})
+    different = part(tmp_path / "other", [2], asked={"model": "another"})
     with pytest.raises(ValueError, match="other model than"):
-        merge(tmp_path / "out", [first, other])
+        merge(tmp_path / "out", [first, different])
     damaged = part(tmp_path / "damaged", [2])
     shard = damaged / "shard-000002.h5"
     data = shard.read_bytes()

@@ -110,13 +110,13 @@ def operands(lens: DiTLens, block: int, layer: str) -> dict[str, str]:
     keys = lens.table.points[f"blocks.{block}.{layer}{PATTERN}"].axes.split()[3]
     home = f"blocks.{block}.{layer}"
     streams = [f"blocks.{block}.attn", f"blocks.{block}.text.attn"] if keys.startswith("n+m") else [home]
-    found = {queries: "q"}
+    kinds = {queries: "q"}
     for stream in streams:
         rotated = f"{stream}.hook_rot_k"
-        found[rotated if rotated in lens.table.points else f"{stream}.hook_k"] = "k"
-        found[f"{stream}.hook_v"] = "v"
-    lens.table.select(list(found), lens.name)
-    return found
+        kinds[rotated if rotated in lens.table.points else f"{stream}.hook_k"] = "k"
+        kinds[f"{stream}.hook_v"] = "v"
+    lens.table.select(list(kinds), lens.name)
+    return kinds
 
 
 @dataclass(eq=False)

@@ -95,7 +95,7 @@ def _of_video(heads: Heads, masses: Float[Tensor, "h n c"], near: Near) -> ByNum
     by_axis, (same, around) = AxisMasses.of(masses, heads), near
     first, sink = by_axis.first_frame()
     text = by_axis.text if heads.text_keys else torch.full_like(by_axis.text, torch.nan)
-    own, others = _even_shares(heads)
+    within, others = _even_shares(heads)
     return {
         **{f"dt_{low}": mass for low, mass in by_axis.by_frames_apart().items()},
         "distance_t": by_axis.distance("frame"),
@@ -106,7 +106,7 @@ def _of_video(heads: Heads, masses: Float[Tensor, "h n c"], near: Near) -> ByNum
         "first_frame": first,
         "sink": sink,
         "text": text,
-        "diagonal": _beyond(own_frame(around, heads), own),
+        "diagonal": _beyond(own_frame(around, heads), within),
         "multi_diagonal": _beyond(other_frames(around, heads), others),
     }
 

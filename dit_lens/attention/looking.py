@@ -84,19 +84,19 @@ def _of_step(lens: DiTLens, evaluation: Evaluation, where: Where, look: Look) ->
     """What is seen in one evaluation, by (clip, block, head, ...)."""
     points = where.points(lens)
     anatomy = lens.model.anatomy(evaluation.expert)
-    seen: dict[str, xr.Dataset] = {}
+    blocks: dict[str, xr.Dataset] = {}
 
     def visit(qkv: QKV, hook: Hook) -> None:
         check_rows(qkv, hook.name)
-        seen[hook.name] = _of_block(qkv, hook, anatomy, where.heads, look)
+        blocks[hook.name] = _of_block(qkv, hook, anatomy, where.heads, look)
 
     last = f"blocks.{max(points)}.hook_resid_post"
     stop = None if lens.model.hooked else last  # hooks may lie behind
     lens.model.run(evaluation, Request(stop_at=stop, attention=dict.fromkeys(points.values(), visit)))
-    if missing := [name for name in points.values() if name not in seen]:
+    if missing := [name for name in points.values() if name not in blocks]:
         raise ValueError(f"got an evaluation that skips {missing[0]} · expected one that runs it")
     return (
-        xr.concat([seen[name] for name in points.values()], "block")
+        xr.concat([blocks[name] for name in points.values()], "block")
         .assign_coords(block=list(points))
         .transpose("clip", "block", ...)
     )

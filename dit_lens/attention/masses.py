@@ -93,9 +93,9 @@ class AxisMasses:
         """
         later = self.frame[:, 1:]
         frames = later.shape[1]
-        own = later[:, :, 1:].diagonal(dim1=1, dim2=2).mean(1)
+        within = later[:, :, 1:].diagonal(dim1=1, dim2=2).mean(1)
         first, all_later = later[:, :, 0].mean(1), later[:, :, 1:].sum(-1).mean(1)
-        others = (all_later - own) / (frames - 1) if frames > 1 else torch.full_like(first, torch.nan)
+        others = (all_later - within) / (frames - 1) if frames > 1 else torch.full_like(first, torch.nan)
         return first, first - others
 
 
@@ -143,5 +143,5 @@ def other_frames(by_query: Float[Tensor, "h n f"], heads: Heads) -> Float[Tensor
 def own_frame(by_query: Float[Tensor, "h n f"], heads: Heads) -> Float[Tensor, " h"]:
     """Mean mass on the query's own frame."""
     frame = axis_places(heads.grid)[0].to(by_query.device)
-    own = by_query.gather(-1, frame.expand(len(by_query), -1)[..., None])
-    return mean(own[..., 0], heads)
+    within = by_query.gather(-1, frame.expand(len(by_query), -1)[..., None])
+    return mean(within[..., 0], heads)

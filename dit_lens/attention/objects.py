@@ -80,7 +80,7 @@ def object_numbers(heads: Heads, tokens: Bool[Tensor, " n"], track: Tensor | Non
     """`object` and `object_even` (h, 2F - 1) by signed Δt from -(F - 1) on, and motion errors (h,)."""
     grid = heads.grid
     frame, row, column = (x.to(tokens.device) for x in axis_places(grid))
-    share, seen, even = heads.q.new_zeros(3, len(heads.q), 2 * grid.frames - 1)
+    share, attending, even = heads.q.new_zeros(3, len(heads.q), 2 * grid.frames - 1)
     fraction = tokens.view(grid.frames, -1).to(heads.q).mean(1)
     errors, still = [heads.q.new_zeros(len(heads.q), 0)], [heads.q.new_zeros(0)]
     for rows, pattern in heads.rows(tokens.nonzero().flatten()):
@@ -89,19 +89,19 @@ def object_numbers(heads: Heads, tokens: Bool[Tensor, " n"], track: Tensor | Non
         index = torch.arange(grid.frames, device=rows.device) - frame[rows][:, None] + grid.frames - 1
         attended = on_frame > 0  # a causal mask hides whole frames
         shares = torch.where(attended, on_object / on_frame, 0), attended.to(share), attended * fraction
-        share, seen, even = (
+        share, attending, even = (
             total.index_add(1, index.flatten(), part.flatten(1))
-            for total, part in zip((share, seen, even), shares, strict=True)
+            for total, part in zip((share, attending, even), shares, strict=True)
         )
         if track is not None:
             places = torch.stack([row, column], -1).view(grid.frames, -1, 2).to(video)
             error, unmoved = _motion_errors(video, on_frame, frame[rows], places, track, rows)
             errors.append(error)
             still.append(unmoved)
-    found = {"object": share / seen, "object_even": even / seen}
+    numbers = {"object": share / attending, "object_even": even / attending}
     if track is None:
-        return found
-    return found | {
+        return numbers
+    return numbers | {
         "motion_error": torch.cat(errors, -1).mean(-1),
         "motion_error_still": torch.cat(still).mean().expand(len(heads.q)),
     }

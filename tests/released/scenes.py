@@ -9,7 +9,7 @@ The six conditions are those of the benchmark, a break that is seen or hidden by
     C           a a a a|b b b b b           a a a|b b b|a a a
     D           b b b b b b|a a a           b b b|a a a|b b b
 
-C and D break where each is told to, which need not be the same frame. In a hidden scene all four clips are
+C and D break at a frame of their choice, which need not be the same frame. In a hidden scene all four clips are
 pixel-identical around each break, so that the pixels show it late, or not to the frame.
 """
 
